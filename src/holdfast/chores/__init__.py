@@ -1,0 +1,1 @@
+"""Background work: one bounded unit at a time."""

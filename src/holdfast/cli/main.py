@@ -1,0 +1,137 @@
+"""The commands.
+
+Each one reads its options, calls the room that does the work, and shows what came out. What must hold:
+an expected error is one sentence on stderr and the exit code of its kind (`holdfast.cli.exits`), never a
+traceback; a traceback means that it is our own mistake.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast import __version__
+from holdfast.base.clock import SystemClock
+from holdfast.base.errors import HoldfastError
+from holdfast.base.randomness import SystemRandomness
+from holdfast.cli.exits import Exit, as_ours, sentence
+from holdfast.node.config import Config, Given, StorePlace, make_config
+from holdfast.node.config_file import load_config_file
+
+app = typer.Typer(
+    name="holdfast",
+    help="S3 storage that keeps running while its parts fail.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_USAGE_ERROR = 2
+_CONFIG_DEFAULT = Path("holdfast.toml")
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder for the node's own things (default ./holdfast-data).")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file (default ./holdfast.toml, if it exists).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def serve(
+    data: DataOption = None,
+    store: Annotated[
+        list[Path] | None,
+        typer.Option("--store", help="A store's directory; say it once for each (default six in --data)."),
+    ] = None,
+    scheme: Annotated[
+        str | None, typer.Option("--scheme", help="How new buckets are protected, as rs-4-2 or mirror-3.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on (default 127.0.0.1).")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on (default 9000).")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run a node: serve S3 until Ctrl-C."""
+    from holdfast.cli.serving import serve_until_stopped
+
+    given = Given(
+        data=data,
+        stores=tuple(StorePlace(path=path) for path in store) if store else None,
+        scheme=scheme,
+        host=host,
+        port=port,
+    )
+    serve_until_stopped(_config(config, given), os.environ, SystemClock(), SystemRandomness())
+
+
+@app.command()
+def status(
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds.")] = False,
+) -> None:
+    """Show how the running node, its stores and its packs are."""
+    from holdfast.cli.asking import show_status
+
+    show_status(_config(config, Given(data=data)), SystemClock(), as_json=json, watch=watch)
+
+
+@app.command()
+def verify(data: DataOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Read every shard of every pack and say what is whole, degraded or lost."""
+    from holdfast.cli.asking import show_verification
+
+    raise typer.Exit(show_verification(_config(config, Given(data=data)), SystemClock(), as_json=json))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"holdfast {__version__}")
+
+
+def _config(path: Path | None, given: Given) -> Config:
+    here = Path.cwd()
+    if path is None and (here / _CONFIG_DEFAULT).is_file():
+        path = _CONFIG_DEFAULT
+    sources = [given] if path is None else [load_config_file(path), given]
+    return make_config(sources, here)
+
+
+def main() -> None:
+    """The `holdfast` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code."""
+    try:
+        app(arguments, prog_name="holdfast")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else Exit.FINE
+        return 64 if code == _USAGE_ERROR else code
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell, and that is no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FINE
+    except HoldfastError as error:
+        return _told(error)
+    except OSError as error:
+        ours = as_ours(error)
+        if ours is None:
+            raise
+        return _told(ours)
+    return Exit.FINE
+
+
+def _told(error: HoldfastError) -> int:
+    typer.echo(f"holdfast: {sentence(error)}", err=True)
+    return error.exit_code

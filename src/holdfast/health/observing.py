@@ -1,0 +1,25 @@
+"""The wire from measured stores to their health: adds the time, knows nothing else."""
+
+from holdfast.base.clock import Clock
+from holdfast.base.ids import StoreId
+from holdfast.health.monitor import StoreHealth
+from holdfast.stores.measured import Operation
+
+
+class HealthObserver:
+    """A `StoreObserver` that tells `StoreHealth`."""
+
+    def __init__(self, health: StoreHealth, clock: Clock) -> None:
+        self._health = health
+        self._clock = clock
+
+    def observed(
+        self,
+        store: StoreId,
+        operation: Operation,
+        seconds: float,
+        bytes_moved: int,
+        error: BaseException | None,
+    ) -> None:
+        """One call has ended."""
+        self._health.observed(store, operation, seconds, bytes_moved, error, self._clock.monotonic())

@@ -1,0 +1,102 @@
+"""A place for a copy of the rows: how to reach it, again and again, and what is open there."""
+
+import asyncio
+from enum import Enum
+from typing import Protocol
+
+from msgspec import Struct
+
+from holdfast.index.sqlite.checkpoint import Base
+from holdfast.index.sqlite.copy import CopyFailed, CopyFiles, CopyReader, CopyWriter
+from holdfast.index.sqlite.runner import Runner
+
+
+class CopyOverdue(CopyFailed):
+    """The copy may be whole, but it does not answer in time."""
+
+
+class CopyAccess(Protocol):
+    """How to get at a place for a copy, again and again."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a person."""
+        ...
+
+    def files(self) -> CopyFiles: ...
+
+    def new_runner(self, purpose: str) -> Runner: ...
+
+
+class CopyOptions(Struct, frozen=True, kw_only=True):
+    """`kept`: how many copies are kept; None is f + 1 for a log of 2f + 1 members. `hedge_s`: a read that
+    takes longer goes to another copy, too. `overdue_s`: applying that takes longer costs a copy its place.
+    `retry_s`: how often one that failed is tried again. `linger_s`: how long the serving copy gathers
+    records before it applies them, and `linger_others_s` the others. `apply_bytes` and
+    `apply_others_bytes`: log bytes that end the gathering. A scan that waits ends it at once.
+    `confirm_absence`: a second copy has to agree that a key is not there."""
+
+    kept: int | None = None
+    hedge_s: float = 0.1
+    overdue_s: float = 10.0
+    retry_s: float = 2.0
+    linger_s: float = 0.25
+    linger_others_s: float = 2.0
+    apply_bytes: int = 1 << 20
+    apply_others_bytes: int = 6 << 20
+    confirm_absence: bool = True
+
+
+class CopyState(Enum):
+    """Where a copy stands."""
+
+    IDLE = "idle"
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Copy:
+    """One place and what is open there."""
+
+    def __init__(self, access: CopyAccess) -> None:
+        self.access = access
+        self.state = CopyState.IDLE
+        self.reason = ""
+        self.base: Base | None = None
+        self.reader: CopyReader | None = None
+        self.reading: Runner | None = None
+        self.writing: Runner | None = None
+        self.writer: CopyWriter | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.wake = asyncio.Event()
+        self.hurry = False
+        self.lingers_to: int | None = None
+        self.slow_since: float | None = None
+        self.renew = False
+        self.bytes_seen = 0
+        self.left: list[Runner] = []
+        self.closing: list[asyncio.Future[None] | None] = []
+
+    @property
+    def applied(self) -> int:
+        return self.base.sequence if self.base else 0
+
+    def let_go(self) -> None:
+        """Close what is open, behind whatever hangs there."""
+        self.closing = [future for future in self.closing if future is not None and not future.done()]
+        if self.reading is not None:
+            self.closing.append(self.reading.close(self.reader.close if self.reader else None))
+            self.left.append(self.reading)
+        if self.writing is not None:
+            self.closing.append(self.writing.close(self.writer.close if self.writer else None))
+            self.left.append(self.writing)
+        self.reader = self.writer = self.reading = self.writing = None
+
+    @property
+    def hangs(self) -> bool:
+        self.left = [runner for runner in self.left if runner.busy]
+        return bool(self.left)

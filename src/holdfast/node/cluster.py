@@ -1,0 +1,147 @@
+"""Which stores belong together: the cluster's name, its slots, and the store that lives in each.
+
+Kept in `cluster.json` in the data folder; each store carries its own line of it as its identity. So either
+can be made again from the other: a lost data folder from the stores, a lost store from the data
+folder. What must hold: a directory is given a slot by who it is, then by where it was, and only then as
+something new, so that stores may be named in any order and disks may be mounted elsewhere; and the file
+names a new store before that store exists, so that a crash in between is mended by starting again.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from holdfast.base.errors import Damaged, Fenced
+from holdfast.base.ids import StoreId
+from holdfast.base.randomness import Randomness
+from holdfast.node.config import StorePlace
+from holdfast.stores.identity import Identity, Noted
+
+FILE_NAME = "cluster.json"
+FORMAT = 1
+
+
+class Slot(Struct, frozen=True):
+    """A store's place. `store` is None until one has moved in; `noted` is the index revision that it
+    was last known to have seen, `device` the disk it was last found on."""
+
+    path: str
+    store: StoreId | None = None
+    noted: Noted | None = None
+    device: str = ""
+
+
+class Cluster(Struct, frozen=True):
+    """All slots by name. `cluster` is random: it tells installations apart. `index` are the members that
+    the index was begun with (it knows itself what became of them), `incarnation` says which one it is."""
+
+    cluster: str
+    slots: dict[str, Slot]
+    format: int = FORMAT
+    index: tuple[str, ...] = ()
+    incarnation: str = ""
+
+    def with_slot(self, name: str, slot: Slot) -> "Cluster":
+        """The same with another line for the slot called `name`."""
+        return replace(self, slots={**self.slots, name: slot})
+
+
+def new_cluster(randomness: Randomness) -> Cluster:
+    """An installation without stores."""
+    return Cluster(f"holdfast-{randomness.token(8).hex()}", {})
+
+
+def cluster_from(identities: Mapping[Path, Identity]) -> Cluster | None:
+    """The installation that these stores say they belong to; None when there are none.
+
+    Raises Fenced when they do not agree: which one is right is for a person to say.
+    """
+    named = Counter(identity.cluster for identity in identities.values())
+    if not named:
+        return None
+    if len(named) > 1:
+        of_each = "; ".join(
+            f"{name}: {', '.join(str(path) for path, found in identities.items() if found.cluster == name)}"
+            for name in named
+        )
+        raise Fenced(
+            f"These stores belong to {len(named)} different clusters ({of_each}).",
+            hint="Name only those of one cluster.",
+        )
+    return Cluster(
+        next(iter(named)),
+        {
+            identity.slot: Slot(str(path), identity.store, identity.noted)
+            for path, identity in identities.items()
+        },
+    )
+
+
+def assign_slots(
+    places: Sequence[StorePlace], cluster: Cluster, identities: Mapping[Path, Identity]
+) -> tuple[StorePlace, ...]:
+    """Every place with its slot. What the configuration names stays as it is."""
+    taken = {place.slot for place in places if place.slot}
+    by_path = {slot.path: name for name, slot in cluster.slots.items()}
+    slots: dict[Path, str] = {place.path: place.slot for place in places if place.slot}
+    for place in places:
+        identity = identities.get(place.path)
+        if place.path in slots or identity is None or identity.cluster != cluster.cluster:
+            continue
+        if identity.slot not in taken:
+            slots[place.path] = identity.slot
+            taken.add(identity.slot)
+    for place in places:
+        known = by_path.get(str(place.path))
+        if place.path not in slots and known is not None and known not in taken:
+            slots[place.path] = known
+            taken.add(known)
+    free = (name for number in range(1, 10_000) if (name := f"disk{number}") not in taken)
+    new = (name for name in free if name not in cluster.slots)
+    for place in places:
+        if place.path not in slots:
+            slots[place.path] = next(new)
+    return tuple(replace(place, slot=slots[place.path]) for place in places)
+
+
+def read_cluster(data: Path) -> Cluster | None:
+    """The cluster of a data folder; None when there is none. Raises Damaged."""
+    path = data / FILE_NAME
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        cluster = msgspec.json.decode(raw, type=Cluster)
+    except msgspec.MsgspecError as error:
+        raise Damaged(
+            f"{path} cannot be read ({error}).",
+            hint="Move it away: it is made again from what the stores say.",
+        ) from None
+    if cluster.format != FORMAT:
+        raise Damaged(
+            f"{path} has format {cluster.format}, this Holdfast knows {FORMAT}.",
+            hint="Use the version that wrote it, or a newer one.",
+        )
+    return cluster
+
+
+def write_cluster(data: Path, cluster: Cluster) -> None:
+    """Replace the file; durable when it returns."""
+    path = data / FILE_NAME
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(cluster)) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

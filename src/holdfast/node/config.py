@@ -1,0 +1,238 @@
+"""What a node is told: where its data and stores are, how to protect, where to listen.
+
+Three sources, later ones winning: the defaults, `holdfast.toml`, the command line. A `Config` is
+complete and consistent: whoever holds one need not ask whether the scheme fits the stores. What must
+always hold: the same inputs make the same `Config`, without touching a disk; and whatever is refused
+is refused here, before anything is created, with a sentence that says what would be right.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from holdfast.base.errors import InvalidInput
+from holdfast.scheme import Scheme, parse_scheme
+
+DATA_DEFAULT = Path("holdfast-data")
+STORES_DEFAULT = 6
+REGION_DEFAULT = "us-east-1"
+PORT_DEFAULT = 9000
+INDEX_MEMBERS_MAX = 5
+MIB = 1 << 20
+
+_SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_HOST = re.compile(r"[A-Za-z0-9:.\[\]-]{1,253}\Z")
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z")
+_SIZE = re.compile(r"([0-9]{1,12})\s*(B|KiB|MiB|GiB|TiB)?\Z")
+_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+class StorePlace(Struct, frozen=True):
+    """One store as configured. An empty `slot` is given one by the node: the one the directory was
+    known under before, or the next free `diskN`."""
+
+    path: Path
+    slot: str = ""
+    region: str = "local"
+    zone: str = "local"
+    host: str = "local"
+
+
+class Limits(Struct, frozen=True):
+    """Bounds. `memory_bytes` is for object bytes under way; `requests_max` requests are served at once,
+    more wait or are told to slow down; `reserve_bytes` are kept free on every store, so that deletes
+    and the index work on full disks; None leaves it to the store (1 % of it, 256 MiB to 1 GiB)."""
+
+    memory_bytes: int = 96 * MIB
+    requests_max: int = 512
+    reserve_bytes: int | None = None
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All a node needs to know. Paths are absolute. `index_dirs` empty means: on the stores."""
+
+    data: Path
+    stores: tuple[StorePlace, ...]
+    scheme: Scheme
+    index_dirs: tuple[Path, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = PORT_DEFAULT
+    region: str = REGION_DEFAULT
+    domain: str = ""
+    limits: Limits = Limits()
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What one source says; None where it says nothing."""
+
+    data: Path | None = None
+    stores: tuple[StorePlace, ...] | None = None
+    scheme: str | None = None
+    index_dirs: tuple[Path, ...] | None = None
+    host: str | None = None
+    port: int | None = None
+    region: str | None = None
+    domain: str | None = None
+    limits: Limits | None = None
+
+
+def make_config(sources: Sequence[Given], here: Path) -> Config:
+    """The configuration from `sources`, the last of them that says something winning; relative paths
+    that are left are below `here`. Raises InvalidInput."""
+    said: dict[str, object] = {}
+    for source in sources:
+        for name in Given.__struct_fields__:
+            value = getattr(source, name)
+            if value is not None:
+                said[name] = value
+    merged = Given(**said)  # type: ignore[arg-type]
+    data = _absolute(merged.data or DATA_DEFAULT, here)
+    stores = merged.stores or tuple(
+        StorePlace(path=data / f"disk{number}", slot=f"disk{number}")
+        for number in range(1, STORES_DEFAULT + 1)
+    )
+    stores = tuple(replace(store, path=_absolute(store.path, here)) for store in stores)
+    index_dirs = tuple(_absolute(path, here) for path in merged.index_dirs or ())
+    _check_distinct([store.path for store in stores], "store")
+    _check_distinct(index_dirs, "index directory")
+    _check_distinct([store.slot for store in stores if store.slot], "slot")
+    if index_dirs and len(index_dirs) % 2 == 0:
+        raise InvalidInput(
+            f"The index needs an odd number of directories, {len(index_dirs)} were given:",
+            hint="an even one more survives no more. Name 1, 3 or 5.",
+        )
+    if len(index_dirs) > INDEX_MEMBERS_MAX:
+        raise InvalidInput(
+            f"{len(index_dirs)} index directories are more than are useful;", hint="name at most 5."
+        )
+    return Config(
+        data=data,
+        stores=stores,
+        scheme=_scheme_for(merged.scheme, len(stores)),
+        index_dirs=index_dirs,
+        host=read_host(merged.host or "127.0.0.1"),
+        port=read_port(PORT_DEFAULT if merged.port is None else merged.port),
+        region=read_label(merged.region or REGION_DEFAULT),
+        domain=read_domain(merged.domain or ""),
+        limits=merged.limits or Limits(),
+    )
+
+
+def _absolute(path: Path, here: Path) -> Path:
+    # Not `resolve`: a path through a symbolic link stays the path the operator knows.
+    joined = here / path.expanduser()
+    parts: list[str] = []
+    for part in joined.parts:
+        if part == ".." and len(parts) > 1:
+            parts.pop()
+        elif part not in (".", ".."):
+            parts.append(part)
+    return Path(*parts)
+
+
+def _check_distinct(values: Sequence[object], what: str) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise InvalidInput(f"The {what} {str(value)!r} is named twice;", hint="each must be another.")
+
+
+def _scheme_for(text: str | None, stores: int) -> Scheme:
+    if text is None:
+        if stores == 1:
+            raise InvalidInput(
+                "One store protects nothing:",
+                hint="name at least two, or say --scheme raid0 if losing it all is acceptable.",
+            )
+        return Scheme(1, 1) if stores == 2 else Scheme(4, 2).shrunk(stores) or Scheme(1, 2)
+    scheme = parse_scheme(text, stores)
+    if scheme.n > stores:
+        fitting = _scheme_for(None, stores).name if stores > 1 else "raid0"
+        raise InvalidInput(
+            f"Scheme {text} needs {scheme.n} stores, there {'is' if stores == 1 else 'are'} {stores}:",
+            hint=f"name more with --store, or say --scheme {fitting}.",
+        )
+    return scheme
+
+
+def read_port(value: object) -> int:
+    """A TCP port; 0 asks the system for a free one."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
+        raise InvalidInput(f"{value!r} is not a port:", hint="a whole number from 0 (any free one) to 65535.")
+    return value
+
+
+def read_host(value: object) -> str:
+    """A name or address to listen on."""
+    if not isinstance(value, str) or not _HOST.match(value):
+        raise InvalidInput(f"{value!r} is not a host:", hint='a name or address, as "127.0.0.1" or "::1".')
+    return value
+
+
+def read_label(value: object) -> str:
+    """The name of a region, zone or host."""
+    if not isinstance(value, str) or not _LABEL.match(value):
+        raise InvalidInput(
+            f"{value!r} is not a label:", hint='up to 63 letters, digits, dots and dashes, as "zone-a".'
+        )
+    return value
+
+
+def read_slot(value: object) -> str:
+    """The name of a store's place in this installation."""
+    if not isinstance(value, str) or not _SLOT.match(value):
+        raise InvalidInput(
+            f"{value!r} is not a slot name:", hint='lower-case letters, digits and dashes, as "disk1".'
+        )
+    return value
+
+
+def read_domain(value: object) -> str:
+    """The base domain of virtual-host style requests; empty for none."""
+    if not isinstance(value, str) or (value and not _DOMAIN.match(value)):
+        raise InvalidInput(f"{value!r} is not a domain:", hint='lower case, as "s3.example.org".')
+    return value
+
+
+def read_path(value: object) -> Path:
+    """A directory."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InvalidInput(f"{value!r} is not a path:", hint='a directory in quotes, as "/mnt/disk1".')
+    return Path(value)
+
+
+def read_size(value: object) -> int:
+    """Bytes: a whole number, or text with a unit."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    found = _SIZE.match(value) if isinstance(value, str) else None
+    if not found:
+        raise InvalidInput(f"{value!r} is not a size:", hint='bytes, or text as "256 MiB".')
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def credentials_given(environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """Access key id and secret from HOLDFAST_ACCESS_KEY_ID and HOLDFAST_SECRET_ACCESS_KEY.
+
+    Raises InvalidInput when only one is there, or one cannot be used in a signature.
+    """
+    names = ("HOLDFAST_ACCESS_KEY_ID", "HOLDFAST_SECRET_ACCESS_KEY")
+    key, secret = (environment.get(name, "") for name in names)
+    if not key and not secret:
+        return None
+    if not key or not secret:
+        there, missing = names if key else reversed(names)
+        raise InvalidInput(f"{there} is set and {missing} is not;", hint="set both or neither.")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{3,128}", key):
+        raise InvalidInput(
+            "HOLDFAST_ACCESS_KEY_ID cannot be used:",
+            hint="3 to 128 letters, digits, dots, dashes and underscores.",
+        )
+    if not 8 <= len(secret) <= 128 or not secret.isascii() or not secret.isprintable():
+        raise InvalidInput(
+            "HOLDFAST_SECRET_ACCESS_KEY cannot be used:", hint="8 to 128 printable ASCII characters."
+        )
+    return key, secret

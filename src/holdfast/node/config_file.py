@@ -1,0 +1,247 @@
+"""Reads `holdfast.toml`, or says in which line what is wrong and what would be right.
+
+    data = "/var/lib/holdfast"          where the node keeps what is its own
+    scheme = "rs-4-2"                   the default of buckets
+    index_dirs = ["/mnt/a", "/mnt/b", "/mnt/c"]
+    host = "127.0.0.1"
+    port = 9000
+    region = "us-east-1"
+    domain = "s3.example.org"           for virtual-host style requests
+
+    [limits]
+    memory = "96 MiB"
+    requests = 512
+    reserve = "1 GiB"
+
+    [[store]]
+    slot = "disk1"
+    path = "/mnt/disk1"
+    region = "eu"
+    zone = "a"
+    host = "one"
+
+Relative paths are relative to the file. What must always hold: a key that is not known is an error,
+never ignored, because a misspelt limit is a limit that is not there.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from holdfast.base.errors import InvalidInput
+from holdfast.node.config import (
+    MIB,
+    Given,
+    Limits,
+    StorePlace,
+    read_domain,
+    read_host,
+    read_label,
+    read_path,
+    read_port,
+    read_size,
+    read_slot,
+)
+
+MEMORY_BYTES_MIN = 64 * MIB
+REQUESTS_MAX = 65_536
+
+Where = tuple[str | int, ...]
+"""A place in the file: keys and, in arrays of tables, numbers from 0."""
+
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_TOP = ("data", "scheme", "index_dirs", "host", "port", "region", "domain", "limits", "store")
+_LIMITS = ("memory", "requests", "reserve")
+_STORE = ("path", "slot", "region", "zone", "host")
+
+
+class _Wrong(Exception):
+    """Something at `where` is not right; `sentence` says what would be."""
+
+    def __init__(self, where: Where, sentence: str) -> None:
+        super().__init__(sentence)
+        self.where = where
+        self.sentence = sentence
+
+
+def load_config_file(path: Path) -> Given:
+    """What the file at `path` says. Raises InvalidInput."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InvalidInput(
+            f"{path}:{line}: not UTF-8.", hint="Save the file as UTF-8 text.", line=line
+        ) from None
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no configuration file {path}:", hint="check --config.") from None
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error.strerror}):", hint="check --config.") from None
+    return read_config_file(path, text)
+
+
+def read_config_file(path: Path, text: str) -> Given:
+    """What the file says. Raises InvalidInput as `<file>:<line>: <what>. <what would be right>`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
+        line = int(found[1]) if found and found[1] else max(1, text.count("\n"))
+        what = message[: found.start()] if found else message
+        raise InvalidInput(
+            f"{path}:{line}: not TOML: {what}.",
+            hint='Write `key = "text"`, `key = 1`, and tables as `[limits]` or `[[store]]`.',
+            line=line,
+        ) from None
+    try:
+        return _given(raw, path.parent)
+    except _Wrong as wrong:
+        line = find_line(text, wrong.where)
+        raise InvalidInput(f"{path}:{line}: {wrong.sentence}", line=line) from None
+
+
+def _given(raw: Mapping[str, object], here: Path) -> Given:
+    table = _Table(raw, (), _TOP)
+    data = table.read("data", read_path, None)
+    index_dirs = table.read("index_dirs", _paths, None)
+    return Given(
+        data=None if data is None else here / data.expanduser(),
+        stores=_stores(raw["store"], here) if "store" in raw else None,
+        scheme=table.read("scheme", _text, None),
+        index_dirs=None if index_dirs is None else tuple(here / path.expanduser() for path in index_dirs),
+        host=table.read("host", read_host, None),
+        port=table.read("port", read_port, None),
+        region=table.read("region", read_label, None),
+        domain=table.read("domain", read_domain, None),
+        limits=_limits(raw["limits"]) if "limits" in raw else None,
+    )
+
+
+def _limits(raw: object) -> Limits:
+    table = _Table(raw, ("limits",), _LIMITS)
+    default = Limits()
+    return Limits(
+        memory_bytes=table.read("memory", _memory, default.memory_bytes),
+        requests_max=table.read("requests", _requests, default.requests_max),
+        reserve_bytes=table.read("reserve", read_size, default.reserve_bytes),
+    )
+
+
+def _stores(raw: object, here: Path) -> tuple[StorePlace, ...]:
+    if not isinstance(raw, list) or not raw:
+        raise _Wrong(("store",), "stores are tables of their own: write [[store]] and below it its path.")
+    stores = []
+    for number, entry in enumerate(raw):
+        where: Where = ("store", number)
+        table = _Table(entry, where, _STORE)
+        path = table.read("path", read_path, None)
+        if path is None:
+            raise _Wrong(where, 'this store has no path: add path = "/mnt/disk1".')
+        stores.append(
+            StorePlace(
+                path=here / path.expanduser(),
+                slot=table.read("slot", read_slot, ""),
+                region=table.read("region", read_label, "local"),
+                zone=table.read("zone", read_label, "local"),
+                host=table.read("host", read_label, "local"),
+            )
+        )
+    return tuple(stores)
+
+
+class _Table:
+    """One table of the file; refuses keys that are not among `known`."""
+
+    def __init__(self, raw: object, where: Where, known: tuple[str, ...]) -> None:
+        if not isinstance(raw, dict):
+            header = f"[[{where[0]}]]" if len(where) > 1 else f"[{where[0]}]"
+            raise _Wrong(where, f"this is a table: write {header} on a line of its own.")
+        for key in raw:
+            if key not in known:
+                raise _Wrong((*where, key), _unknown(key, known))
+        self._raw = raw
+        self._where = where
+
+    def read(self, key: str, reader: Callable[[object], T], default: D) -> T | D:
+        """The value of `key` as `reader` understands it, or `default` when it is not there."""
+        if key not in self._raw:
+            return default
+        try:
+            return reader(self._raw[key])
+        except InvalidInput as error:
+            raise _Wrong((*self._where, key), f"{key}: {error}") from None
+
+
+def _unknown(key: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    if near:
+        return f"there is no {key!r} here: did you mean {near[0]!r}?"
+    return f"there is no {key!r} here: known are {', '.join(known)}."
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidInput(f"{value!r} is not text:", hint='write it in quotes, as "rs-4-2".')
+    return value
+
+
+def _paths(value: object) -> tuple[Path, ...]:
+    if not isinstance(value, list) or not value:
+        raise InvalidInput(f"{value!r} is not a list of paths:", hint='as ["/mnt/a", "/mnt/b", "/mnt/c"].')
+    return tuple(read_path(item) for item in value)
+
+
+def _memory(value: object) -> int:
+    size = read_size(value)
+    if size < MEMORY_BYTES_MIN:
+        raise InvalidInput(f"{value!r} is too little:", hint='at least "64 MiB".')
+    return size
+
+
+def _requests(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= REQUESTS_MAX:
+        raise InvalidInput(f"{value!r} is not a limit:", hint=f"a whole number from 1 to {REQUESTS_MAX}.")
+    return value
+
+
+_HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?")
+_KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*(?:[.=])""")
+
+
+def find_line(text: str, where: Where) -> int:
+    """The line, from 1, where `where` is written; of its table when the key itself is not found."""
+    table: list[str | int] = []
+    counts: dict[str, int] = {}
+    best, best_depth = 1, -1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            name = header[2].strip("\"'")
+            table = [name]
+            if header[1] == "[[":
+                table.append(counts.get(name, 0))
+                counts[name] = counts.get(name, 0) + 1
+            written = table
+        elif key := _KEY.match(line):
+            written = [*table, key[1] or key[2] or key[3]]
+        else:
+            continue
+        depth = _common(written, where)
+        if depth == len(written) and depth > best_depth:
+            best, best_depth = number, depth
+    return best
+
+
+def _common(written: list[str | int], where: Where) -> int:
+    count = 0
+    for one, other in zip(written, where, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -1,0 +1,105 @@
+"""The node's one pair of credentials.
+
+Given by the environment, or generated once and kept in the data folder in a file that only its owner
+can read. What must always hold: there is no default that anybody could know; the secret never appears
+in a log, an error or a `repr`; a file that others can read is refused, not used.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.base.errors import InvalidInput
+from holdfast.base.randomness import Randomness
+from holdfast.node.config import credentials_given
+
+FILE_NAME = "credentials.json"
+
+_UPPER_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_ALPHANUMERIC = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class Credentials(Struct, frozen=True):
+    """What a client signs with."""
+
+    access_key_id: str
+    secret_access_key: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.access_key_id})"
+
+
+def generate(randomness: Randomness) -> Credentials:
+    """A fresh pair: 90 bits of name, 238 bits of secret; letters and digits only, so that both can be
+    pasted anywhere."""
+    key = "HF" + "".join(_UPPER_BASE32[randomness.below(32)] for _ in range(18))
+    secret = "".join(_ALPHANUMERIC[randomness.below(62)] for _ in range(40))
+    return Credentials(key, secret)
+
+
+def obtain(data: Path, environment: Mapping[str, str], randomness: Randomness) -> Credentials:
+    """The environment's credentials, else those of the data folder, made now if there are none.
+
+    Raises InvalidInput.
+    """
+    return find(data, environment) or _create(data / FILE_NAME, generate(randomness))
+
+
+def find(data: Path, environment: Mapping[str, str]) -> Credentials | None:
+    """The environment's credentials, else those of the data folder, or None. Raises InvalidInput."""
+    if given := credentials_given(environment):
+        return Credentials(*given)
+    return _read(data / FILE_NAME)
+
+
+def _read(path: Path) -> Credentials | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidInput(
+            f"The credentials in {path} cannot be read ({error.strerror}):",
+            hint="run as the user that owns them, or set HOLDFAST_ACCESS_KEY_ID and "
+            "HOLDFAST_SECRET_ACCESS_KEY.",
+        ) from None
+    with os.fdopen(descriptor, "rb") as file:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & 0o077:
+            raise InvalidInput(
+                f"The credentials in {path} can be read by others (mode {mode:04o}):",
+                hint=f"say `chmod 600 {path}`, or delete the file to get new ones.",
+            )
+        text = file.read(4096)
+    try:
+        return msgspec.json.decode(text, type=Credentials)
+    except msgspec.MsgspecError:
+        raise InvalidInput(
+            f"The credentials in {path} are not readable as JSON:",
+            hint="put the file back from a copy, or delete it to get new ones.",
+        ) from None
+
+
+def _create(path: Path, credentials: Credentials) -> Credentials:
+    # Written whole under another name first: a crash leaves no file or a good one, never an empty one.
+    temporary = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(msgspec.json.format(msgspec.json.encode(credentials)) + b"\n")
+        file.flush()
+        os.fsync(descriptor)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return credentials

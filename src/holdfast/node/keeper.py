@@ -1,0 +1,372 @@
+"""Keeps the stores: attaches them, notices when one is gone, and takes it back when it returns.
+
+One slot is one line of the configuration. What must hold: only a directory that was judged to be the
+slot's own store, or an empty one, is ever written to; at most one open store stands for a slot; and an
+empty directory in a slot that had a store is a store that lost everything: it gets an identity of its
+own, so that nobody looks there for what the old one held.
+
+    attached   READY, or NEW and moved in        serves
+    away       MISSING, or the disk fails         looked for every few seconds
+    refused    FOREIGN, SWAPPED, STALE            untouched, looked at again every few seconds
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
+from holdfast.base.ids import StoreId
+from holdfast.base.randomness import Randomness
+from holdfast.health import StoreHealth
+from holdfast.node.cluster import (
+    Cluster,
+    Slot,
+    assign_slots,
+    cluster_from,
+    new_cluster,
+    read_cluster,
+    write_cluster,
+)
+from holdfast.node.config import Config, StorePlace
+from holdfast.stores.directory import Attached, DirectoryOptions, DirectoryStore, attach, inspect
+from holdfast.stores.identity import Expected, Identity, Judgement, Noted, index_went_back
+from holdfast.stores.port import Attachment, Store, StoreFailed
+from holdfast.topology import Location, Topology
+
+ATTACH_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S = 2.0
+ROUND_S = 1.0
+LOOK_EVERY_ROUNDS = 3
+
+Decorate = Callable[[str, Store], Store]
+"""Puts the decorators of the house round the store of a slot."""
+
+
+class Held(Struct):
+    """A slot as it is now. `opened` is the directory itself, `store` what the house uses."""
+
+    place: StorePlace
+    attachment: Attachment = Attachment.MISSING
+    reason: str = ""
+    id: StoreId | None = None
+    opened: DirectoryStore | None = None
+    store: Store | None = None
+    device: str = ""
+    since: float = 0.0
+
+
+class Keeper:
+    """All slots of a node. `attached` is the mapping that packs use; it changes in place. `on_attached` is
+    told of every store that comes, or comes back, after the start."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        randomness: Randomness,
+        on_event: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._randomness = randomness
+        self._on_event = on_event
+        self._options = DirectoryOptions(bytes_reserve=config.limits.reserve_bytes)
+        self._decorate: Decorate | None = None
+        self._health: StoreHealth | None = None
+        self._rounds = 0
+        self.on_attached: Callable[[StoreId], None] = _nobody_asks
+        self.cluster = Cluster("", {})
+        self.held: dict[str, Held] = {}
+        self.attached: dict[StoreId, Store] = {}
+        self._topology = Topology(())
+
+    def topology(self) -> Topology:
+        """All stores that are known, those that are away, too."""
+        return self._topology
+
+    async def open(self) -> None:
+        """Find out who is there and attach whom we can.
+
+        Raises Fenced (in use by another process, or a new slot with somebody else's data), InvalidInput,
+        and OSError where folders cannot be made.
+        """
+        data, places = self._config.data, self._config.stores
+        seen = await self._look_at_all(places)
+        known = read_cluster(data)
+        cluster = known or cluster_from(seen) or new_cluster(self._randomness)
+        places = assign_slots(places, cluster, seen)
+        self.cluster = cluster
+        for place in places:
+            if place.slot not in cluster.slots:
+                _make_folder(place.path, below=data)
+                self._note(place, None, None)
+        write_cluster(data, self.cluster)
+        for place in places:
+            self.held[place.slot] = Held(place, device=self.cluster.slots[place.slot].device)
+        await asyncio.gather(*[self._attach_first(held, cluster) for held in self.held.values()])
+        self._remap()
+
+    async def _look_at_all(self, places: Iterable[StorePlace]) -> dict[Path, Identity]:
+        """Who the stores say they are, as far as they can be read."""
+
+        async def look(path: Path) -> Identity | None:
+            try:
+                return (await inspect(path, timeout_s=ATTACH_TIMEOUT_S)).identity
+            except HoldfastError:
+                return None  # attaching it will say why
+
+        paths = [place.path for place in places]
+        seen = await asyncio.gather(*[look(path) for path in paths])
+        return {path: identity for path, identity in zip(paths, seen, strict=True) if identity is not None}
+
+    async def _attach_first(self, held: Held, known: Cluster) -> None:
+        """At start, what was never part of this cluster has to be in order; what was may be away."""
+        is_new = held.place.slot not in known.slots
+        try:
+            await self._attach(held)
+        except (Fenced, InvalidInput) as error:
+            if is_new or isinstance(error, Fenced):
+                raise
+            self._set_away(held, Attachment.MISSING, str(error))
+        except HoldfastError as error:
+            if is_new:
+                raise
+            self._set_away(held, Attachment.MISSING, str(error))
+        if is_new and held.opened is None:
+            raise Fenced(
+                f"{held.place.path} cannot be used for slot {held.place.slot!r}: {held.reason}",
+                hint="Name an empty directory.",
+            )
+
+    async def _attach(self, held: Held) -> None:
+        """Look at a slot's directory and attach it if it is, or may become, the slot's store."""
+        place = held.place
+        expected = self._expected(place.slot)
+        found = await self._judge(place.path, expected, initialise=False)
+        if found.judgement.attachment is Attachment.NEW:
+            # Nobody is expected there any more, and that is written down before somebody new moves in.
+            self._note(place, None, None, device=held.device)
+            write_cluster(self._config.data, self.cluster)
+            found = await self._judge(place.path, self._expected(place.slot), initialise=True)
+        if found.store is None:
+            self._set_away(held, found.judgement.attachment, found.judgement.reason)
+            return
+        await self._take(held, found.store, found.judgement)
+
+    async def _take(self, held: Held, opened: DirectoryStore, judgement: Judgement) -> None:
+        if held.opened is not None:
+            await self._let_go(held)
+        slot = held.place.slot
+        before = self.cluster.slots[slot]
+        if (opened.id, opened.device, str(held.place.path)) != (before.store, before.device, before.path):
+            self._note(held.place, opened.id, opened.identity.noted, device=opened.device)
+            write_cluster(self._config.data, self.cluster)
+        held.opened, held.id, held.device = opened, opened.id, opened.device
+        held.attachment, held.reason = judgement.attachment, ""
+        held.since = self._clock.monotonic()
+        if self._decorate is not None:
+            self._put_to_use(held)
+
+    def start(self, health: StoreHealth, decorate: Decorate) -> None:
+        """Put the attached stores to use, under `decorate`, and tell `health` who is away."""
+        self._health, self._decorate = health, decorate
+        now = self._clock.monotonic()
+        for held in self.held.values():
+            if held.opened is not None:
+                self._put_to_use(held)
+            elif held.id is not None:
+                health.add(held.id, now)
+                health.vanished(held.id, now, held.reason)
+
+    def _put_to_use(self, held: Held) -> None:
+        assert self._health is not None
+        assert self._decorate is not None
+        assert held.opened is not None
+        held.store = self._decorate(held.place.slot, held.opened)
+        self._health.add(held.opened.id, self._clock.monotonic())
+        self.attached[held.opened.id] = held.store
+        self._remap()
+
+    async def watch(self) -> None:
+        """Look after the stores until cancelled."""
+        while True:
+            await self._clock.sleep(ROUND_S)
+            await self.round()
+
+    async def round(self) -> None:
+        """One look: probe who needs it and one of the others, and look for those that are away."""
+        assert self._health is not None
+        self._rounds += 1
+        due = set(self._health.tick(self._clock.monotonic()))
+        slots = list(self.held.values())
+        turn = slots[self._rounds % len(slots)]
+        probed = [held for held in slots if held.store is not None and (held.id in due or held is turn)]
+        failed = await asyncio.gather(*[self._probe(held) for held in probed])
+        looks = [held for held, bad in zip(probed, failed, strict=True) if bad]
+        if self._rounds % LOOK_EVERY_ROUNDS == 0:
+            looks += [held for held in slots if held.store is None]
+        await asyncio.gather(*[self._look_again(held) for held in looks])
+        self._tell_health()
+
+    def _tell_health(self) -> None:
+        assert self._health is not None
+        slots = {held.id: held.place.slot for held in self.held.values()}
+        for event in self._health.take_events():
+            if event.store in slots:
+                self._on_event(f"store {slots[event.store]} is {event.after.value}: {event.reason}")
+
+    async def _probe(self, held: Held) -> bool:
+        """Whether the store failed its probe in a way that makes it worth a look at its directory."""
+        assert self._health is not None
+        assert held.store is not None
+        assert held.id is not None
+        error: HoldfastError | None = None
+        try:
+            await held.store.probe(timeout_s=PROBE_TIMEOUT_S)
+        except HoldfastError as raised:
+            error = raised
+        self._health.probed(held.id, error, self._clock.monotonic())
+        return isinstance(error, StoreFailed)
+
+    async def _look_again(self, held: Held) -> None:
+        """See whether the slot's directory is still, or again, what it should be."""
+        before = held.attachment
+        was, id_before = held.store, held.id
+        try:
+            await self._attach(held)
+        except Fenced:
+            if held.opened is not None:
+                # Locked by ourselves, who have this very directory open and yet cannot use it: something
+                # in it was removed. The next look finds what is left, and takes it if it can.
+                self._set_away(held, Attachment.MISSING, "What was in its directory is gone.")
+            elif held.attachment is not Attachment.SWAPPED:
+                self._set_away(held, Attachment.MISSING, "It is in use by another process.")
+        except (HoldfastError, OSError) as error:
+            if held.opened is None:
+                self._set_away(held, Attachment.MISSING, str(error))
+        if held.store is not None and held.store is not was:
+            again = "is back" if held.id == id_before else "is new and empty"
+            self._on_event(f"store {held.place.slot} {again}")
+            assert held.id is not None
+            self.on_attached(held.id)
+        elif held.attachment is not before:
+            self._on_event(f"store {held.place.slot} is {held.attachment.value}: {held.reason}")
+        if held.store is None and was is not None:
+            await self._close_quietly(was)
+
+    def _set_away(self, held: Held, attachment: Attachment, reason: str) -> None:
+        held.attachment, held.reason = attachment, reason
+        held.id = self.cluster.slots[held.place.slot].store
+        held.since = self._clock.monotonic()
+        opened, held.opened, held.store = held.opened, None, None
+        if opened is not None:
+            self.attached.pop(opened.id, None)
+        if self._health is not None and held.id is not None and opened is not None:
+            self._health.vanished(held.id, held.since, reason)
+        self._remap()
+
+    async def _let_go(self, held: Held) -> None:
+        opened, store = held.opened, held.store
+        assert opened is not None
+        self.attached.pop(opened.id, None)
+        held.opened = held.store = None
+        await self._close_quietly(store or opened)
+
+    async def _close_quietly(self, store: Store) -> None:
+        try:
+            await store.close()
+        except HoldfastError as error:
+            self._on_event(f"closing a store that is gone: {error}")
+
+    async def note(self, incarnation: str, revision: int) -> None:
+        """Have every attached store remember that the index was seen at `revision`, and remember that
+        they do: one that comes back knowing less is an old copy."""
+        noted = Noted(incarnation, revision)
+
+        async def tell(held: Held) -> bool:
+            assert held.opened is not None
+            try:
+                await held.opened.note_revision(incarnation, revision, timeout_s=ATTACH_TIMEOUT_S)
+            except HoldfastError:
+                return False  # health hears of a failing store by itself
+            return True
+
+        there = [held for held in self.held.values() if held.opened is not None]
+        told = await asyncio.gather(*[tell(held) for held in there])
+        for held, done in zip(there, told, strict=True):
+            if done and held.opened is not None:
+                self._note(held.place, held.opened.id, noted, device=held.device)
+        write_cluster(self._config.data, self.cluster)
+
+    async def close(self) -> None:
+        """Let go of all stores."""
+        for held in self.held.values():
+            if held.opened is not None:
+                await self._let_go(held)
+
+    def slot_of(self, store: StoreId) -> str:
+        """The slot of a store, or its own id when it has none any more."""
+        return next((slot for slot, held in self.held.items() if held.id == store), str(store))
+
+    def is_gone(self, store: StoreId) -> bool:
+        """Whether no slot, configured or not, holds this store any more: an empty one took its place."""
+        return all(slot.store != store for slot in self.cluster.slots.values())
+
+    def ahead_of(self, incarnation: str, revision: int) -> list[str]:
+        """Slots whose stores have seen a later revision than this: then the index was rolled back."""
+        current = Noted(incarnation, revision)
+        return [
+            slot
+            for slot, held in self.held.items()
+            if held.opened is not None and index_went_back(held.opened.identity, current)
+        ]
+
+    def remember_index(self, members: tuple[str, ...], incarnation: str) -> None:
+        """Write down where the index was begun, and which one it is."""
+        if (members, incarnation) != (self.cluster.index, self.cluster.incarnation):
+            self.cluster = replace(self.cluster, index=members, incarnation=incarnation)
+            write_cluster(self._config.data, self.cluster)
+
+    def _expected(self, slot: str) -> Expected:
+        line = self.cluster.slots[slot]
+        return Expected(self.cluster.cluster, slot, line.store, line.noted)
+
+    async def _judge(self, path: Path, expected: Expected, *, initialise: bool) -> Attached:
+        return await attach(
+            path,
+            expected,
+            clock=self._clock,
+            randomness=self._randomness,
+            initialise=initialise,
+            options=self._options,
+            timeout_s=ATTACH_TIMEOUT_S,
+        )
+
+    def _note(
+        self, place: StorePlace, store: StoreId | None, noted: Noted | None, *, device: str = ""
+    ) -> None:
+        self.cluster = self.cluster.with_slot(place.slot, Slot(str(place.path), store, noted, device))
+
+    def _remap(self) -> None:
+        self._topology = Topology(
+            Location(held.id, held.place.region, held.place.zone, held.place.host, held.device)
+            for held in self.held.values()
+            if held.id is not None
+        )
+
+
+def _nobody_asks(store: StoreId) -> None:
+    """Until somebody wants to know of stores that come back."""
+
+
+def _make_folder(path: Path, below: Path) -> None:
+    """Make a store's directory, but not what is above it: that may be a disk that is not mounted."""
+    if path.is_relative_to(below):
+        path.mkdir(parents=True, exist_ok=True)
+    else:
+        path.mkdir(exist_ok=True)

@@ -1,0 +1,335 @@
+"""One node: builds every part from the configuration, serves, drains, lets go.
+
+The order is that of trust. First the lock on the data folder, then who the stores are, then the index,
+which says what exists; only then packs and objects, which use both, and last the face, which lets
+clients in. Stopping goes the other way. What must hold: whatever was opened is closed when a later step
+fails; and nobody is served before everything is there.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+
+import msgspec
+from msgspec.structs import replace
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
+from holdfast.base.ids import PackId, StoreId
+from holdfast.base.randomness import Randomness
+from holdfast.chores.absent import FindAbsent
+from holdfast.chores.chore import Chore, ChoreRunner
+from holdfast.chores.cleanup import Cleanup
+from holdfast.chores.collect import Collect, Sweep
+from holdfast.chores.repair import PayDebts, Repair
+from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.strays import FindStrays
+from holdfast.health import StoreHealth
+from holdfast.health.observing import HealthObserver
+from holdfast.index.port import IndexState
+from holdfast.node import credentials as credentials_file
+from holdfast.node.census import Census
+from holdfast.node.config import Config
+from holdfast.node.credentials import Credentials
+from holdfast.node.events import Events
+from holdfast.node.index import OWN_NAME, Members, open_index
+from holdfast.node.keeper import Decorate, Keeper
+from holdfast.node.report import make_status, store_statuses
+from holdfast.node.runtime import DataLock, Runtime
+from holdfast.node.status import Promise, Status, promise_of
+from holdfast.node.verifying import Verifications
+from holdfast.objects.service import Objects
+from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
+from holdfast.packs import codec
+from holdfast.packs.disposal import Disposal
+from holdfast.packs.rewriting import Rewriter
+from holdfast.packs.storage import Packs
+from holdfast.packs.verifying import Verifier
+from holdfast.packs.watched import WatchedIndex
+from holdfast.s3.exchange import Limits as ServerLimits
+from holdfast.s3.face import AdminAnswer, AdminRequest, Route
+from holdfast.s3.server import S3Server
+from holdfast.scheme import Scheme
+from holdfast.stores.measured import MeasuredStore
+
+NOTE_EVERY_S = 60.0
+DRAIN_S = 10.0
+"""How long requests under way may take to finish once the node stops."""
+
+EVENTS_SHOWN = 20
+
+
+class Node:
+    """Made by `open_node`; closed by its exit stack."""
+
+    def __init__(
+        self, config: Config, clock: Clock, lock: DataLock, credentials: Credentials, wrap: Decorate
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._lock = lock
+        self._wrap = wrap
+        self._started = clock.monotonic()
+        self._events = Events(clock)
+        self.credentials = credentials
+        self.endpoint = ""
+
+    async def build(self, stack: AsyncExitStack, randomness: Randomness) -> None:
+        """Open every part; what was opened is closed by `stack`, last first."""
+        config, clock = self._config, self._clock
+        self._keeper = keeper = Keeper(config, clock=clock, randomness=randomness, on_event=self._events.tell)
+        stack.push_async_callback(keeper.close)
+        await keeper.open()
+        self._health = health = StoreHealth([], config.scheme.m, clock.monotonic())
+        observer = HealthObserver(health, clock)
+        keeper.start(health, lambda slot, store: MeasuredStore(self._wrap(slot, store), observer, clock))
+        self._members = Members(config, keeper)
+        self._index = index = WatchedIndex(await open_index(self._members, clock, randomness))
+        stack.push_async_callback(index.close)
+        self._check_index()
+        self._build_packs(index, randomness)
+        stack.push_async_callback(self._packs.close)
+        stack.callback(self._objects.close)
+        self._server = S3Server(
+            self._objects,
+            {self.credentials.access_key_id: self.credentials.secret_access_key},
+            clock,
+            randomness,
+            host=config.host,
+            port=config.port,
+            region=config.region,
+            base_domains=(config.domain,) if config.domain else (),
+            limits=ServerLimits(requests_max=config.limits.requests_max),
+            routes=self._routes(),
+        )
+        await self._server.start()
+        stack.push_async_callback(self._server.stop, DRAIN_S)
+        stack.push_async_callback(self._verifications.close)
+        self._chores.start()
+        stack.push_async_callback(self._chores.close)
+        self._watch(stack, keeper.watch())
+        self._watch(stack, self._keep_noting())
+        self.endpoint = _endpoint(config.host, self._server.port)
+        self._lock.publish(Runtime(self.endpoint, config.region, os.getpid(), clock.wall()))
+
+    def _check_index(self) -> None:
+        """Whether this index is the one that the stores and the data folder know, and not behind them."""
+        keeper, status = self._keeper, self._index.status()
+        known = keeper.cluster.incarnation
+        if known and known != status.incarnation:
+            raise Fenced(
+                f"The index that was found is {status.incarnation}, that of this installation is {known}:",
+                hint="the directories of its members were emptied or replaced. Put the old ones back.",
+            )
+        keeper.remember_index(self._members.first, status.incarnation)
+        self._ahead = keeper.ahead_of(status.incarnation, status.revision)
+        if self._ahead:
+            self._events.tell(
+                f"the index is behind what {', '.join(self._ahead)} have seen: nothing is deleted on its word"
+            )
+
+    def _build_packs(self, index: WatchedIndex, randomness: Randomness) -> None:
+        keeper, health, clock = self._keeper, self._health, self._clock
+        stores = keeper.attached
+        codec.prepare(self._config.scheme)
+        self._packs = packs = Packs(
+            stores, keeper.topology, index, health, clock, randomness, on_damage=self._damaged
+        )
+        rewriter = Rewriter(
+            stores,
+            keeper.topology,
+            index,
+            packs.rows,
+            packs.reader,
+            packs.writer,
+            clock,
+            randomness,
+        )
+        self._repair = Repair(rewriter, self._mended)
+        self._debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
+        self._absent = FindAbsent(stores, index, self._repair.report, lambda: self._repair.has_room)
+        keeper.on_attached = self._attached
+        self._objects = Objects(index, packs, clock, randomness, self._objects_settings())
+        self._census = Census(index, stores, self._is_up, keeper.topology, clock)
+        verifier = Verifier(stores, index, packs.rows, packs.reader, clock)
+        self._verifications = Verifications(
+            verifier.verify_all,
+            lambda: self._census.status().packs,
+            keeper.slot_of,
+            clock,
+            randomness,
+        )
+        chores: list[Chore] = [
+            self._repair,
+            self._debts,
+            self._absent,
+            FindReplaced(index, keeper.topology, self._repair.report),
+            Cleanup(self._objects.finish_cleanups),
+            self._census,
+        ]
+        if not self._ahead:
+            strays = FindStrays(stores, index, clock)
+            disposal = Disposal(
+                stores,
+                index,
+                keeper.is_gone,
+                lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
+            )
+            chores += [Collect(index, packs.rows, packs.reader.in_use), Sweep(disposal), strays]
+        self._chores = ChoreRunner(chores, clock, self._chore_failed)
+
+    def _objects_settings(self) -> ObjectsSettings:
+        config = self._config
+        return ObjectsSettings(
+            default_scheme=config.scheme.name,
+            stores=len(config.stores),
+            check_scheme=self._check_scheme,
+            region=config.region,
+            limits=ObjectsLimits(inflight_bytes=config.limits.memory_bytes),
+        )
+
+    def _check_scheme(self, scheme: Scheme) -> None:
+        stores = len(self._config.stores)
+        if scheme.n > stores:
+            raise InvalidInput(
+                f"Scheme {scheme.name} needs {scheme.n} stores, there are {stores}.",
+                hint="Choose a smaller one, or give the node more stores.",
+            )
+
+    def _watch(self, stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(stop)
+        task.add_done_callback(_must_not_fail)
+
+    async def _keep_noting(self) -> None:
+        while True:
+            await self._clock.sleep(NOTE_EVERY_S)
+            await self.note()
+
+    async def note(self) -> None:
+        """Have the stores remember how far the index is, so that old copies are recognised."""
+        status = self._index.status()
+        if status.state is IndexState.SERVING:
+            await self._keeper.note(status.incarnation, status.revision)
+
+    # What the parts tell
+
+    def _damaged(self, pack: PackId, shard: int, what: str) -> None:
+        self._repair.report(pack, shard, what)
+
+    def _mended(self, pack: PackId, why: str) -> None:
+        self._events.tell("shards that were missing or wrong are being written again")
+
+    def _attached(self, store: StoreId) -> None:
+        self._absent.look_at(store)
+
+    def _chore_failed(self, name: str, error: HoldfastError) -> None:
+        self._events.tell(f"the chore {name} will try again: {error}")
+
+    def _is_up(self, store: StoreId) -> bool:
+        return self._health.readable(store) or self._health.writable(store)
+
+    def _writable(self) -> frozenset[StoreId]:
+        return frozenset(store for store in self._keeper.attached if self._health.writable(store))
+
+    # What is asked
+
+    @property
+    def promise(self) -> Promise:
+        """What this layout survives when all is well."""
+        return promise_of(self._keeper.topology(), self._config.scheme, self._members.topology())
+
+    def remarks(self) -> list[str]:
+        """What a person should know at the start, beyond the promise."""
+        away = [held for held in self._keeper.held.values() if held.opened is None]
+        remarks = [f"store {held.place.slot} is {held.attachment.value}: {held.reason}" for held in away]
+        if self._ahead:
+            remarks.append(f"the index is older than what {', '.join(self._ahead)} have seen.")
+        if OWN_NAME in self._members.first:
+            remarks.append(
+                "few stores are no majority of anything, so the data folder holds a part of the index, too; "
+                "put it on a disk of its own, or say index_dirs in holdfast.toml."
+            )
+        return remarks
+
+    async def status(self) -> Status:
+        """How everything is now."""
+        await self._census.whole()
+        packs = replace(
+            self._census.status(),
+            repairs_waiting=self._repair.waiting,
+            repaired=self._repair.repaired,
+            debts_paid=self._debts.paid,
+        )
+        return make_status(
+            endpoint=self.endpoint,
+            uptime_s=self._clock.monotonic() - self._started,
+            scheme=self._config.scheme.name,
+            stores=await store_statuses(list(self._keeper.held.values()), self._keeper.cluster, self._health),
+            index=self._index.status(),
+            packs=packs,
+            promise=self.promise,
+            packs_survive={level.value: count for level, count in self._census.survives.items()},
+            events=self._events.last(EVENTS_SHOWN),
+        )
+
+    def _routes(self) -> Mapping[str, Route]:
+        return {
+            "/-/live": Route(self._answer_live, signed=False),
+            "/-/ready": Route(self._answer_ready, signed=False),
+            "/-/status": Route(self._answer_status, signed=True),
+            "/-/verify": Route(self._verifications.answer, signed=True, methods=frozenset({"GET", "POST"})),
+        }
+
+    async def _answer_live(self, request: AdminRequest) -> AdminAnswer:
+        return AdminAnswer(200, b'{"live":true}')
+
+    async def _answer_ready(self, request: AdminRequest) -> AdminAnswer:
+        ready = self._index.status().state is IndexState.SERVING
+        return AdminAnswer(200 if ready else 503, msgspec.json.encode({"ready": ready}))
+
+    async def _answer_status(self, request: AdminRequest) -> AdminAnswer:
+        return AdminAnswer(200, msgspec.json.encode(await self.status()))
+
+
+async def open_node(
+    config: Config,
+    environment: Mapping[str, str],
+    clock: Clock,
+    randomness: Randomness,
+    stack: AsyncExitStack,
+    *,
+    wrap: Decorate = lambda _, store: store,
+) -> Node:
+    """A node that serves; closed by `stack`. `wrap` comes between the node and each store, for whoever
+    breaks or slows them on purpose. Raises what stands in its way, with nothing left open."""
+    config.data.mkdir(exist_ok=True)
+    async with AsyncExitStack() as own:
+        lock = DataLock(config.data)
+        own.callback(lock.release)
+        credentials = credentials_file.obtain(config.data, environment, randomness)
+        node = Node(config, clock, lock, credentials, wrap)
+        await node.build(own, randomness)
+        stack.push_async_exit(own.pop_all())
+    return node
+
+
+def _endpoint(host: str, port: int) -> str:
+    """Where to reach it; an address that means all of them is shown as this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    return (
+        f"http://[{shown}]:{port}" if ":" in shown and not shown.startswith("[") else f"http://{shown}:{port}"
+    )
+
+
+def _must_not_fail(task: asyncio.Task[None]) -> None:
+    """What watches over the stores ends only with the node: anything else is our own mistake, and the
+    loop's handler says so."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "a watch ended", "exception": error, "task": task})

@@ -1,0 +1,116 @@
+"""Collects what `Status` says from the parts that know it. Asks every store for its space, briefly."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from holdfast import __version__
+from holdfast.base.errors import HoldfastError
+from holdfast.health import StoreHealth
+from holdfast.index.port import IndexStatus
+from holdfast.node.cluster import Cluster
+from holdfast.node.keeper import Held
+from holdfast.node.status import Event, PacksStatus, Promise, Status, StoreStatus, judge
+from holdfast.stores.port import Usage
+
+USAGE_TIMEOUT_S = 1.0
+_FULL_BELOW_BYTES = 4 << 20
+"""With less above the reserve, a store does not take its shard of a large pack any more."""
+
+
+async def store_statuses(
+    slots: Sequence[Held], cluster: Cluster, health: StoreHealth
+) -> tuple[StoreStatus, ...]:
+    """One line for each slot, those that the configuration does not name any more at the end."""
+    usages = await asyncio.gather(*[_usage(held) for held in slots])
+    lines = [_store_status(held, usage, health) for held, usage in zip(slots, usages, strict=True)]
+    named = {held.place.slot for held in slots}
+    lines += [
+        StoreStatus(
+            slot=name,
+            store=slot.store,
+            path=slot.path,
+            state="removed",
+            reason="not in the configuration; what it held is written elsewhere",
+        )
+        for name, slot in cluster.slots.items()
+        if name not in named and slot.store is not None
+    ]
+    return tuple(lines)
+
+
+async def _usage(held: Held) -> Usage | None:
+    if held.opened is None:
+        return None
+    try:
+        return await held.opened.usage(timeout_s=USAGE_TIMEOUT_S)
+    except HoldfastError:
+        return None  # the line says "-", and health says why
+
+
+def _store_status(held: Held, usage: Usage | None, health: StoreHealth) -> StoreStatus:
+    place = held.place
+    state, reason = held.attachment.value, held.reason
+    counts = health.counts(held.id) if held.id is not None and held.id in health.stores else None
+    if held.opened is not None and held.id is not None:
+        state, reason = health.state(held.id).value, ""
+        if counts is not None and not health.readable(held.id):
+            reason = counts.last_error
+        if state == "healthy" and usage is not None and usage.bytes_free < _FULL_BELOW_BYTES:
+            state, reason = "full", "nothing is left above the reserve"
+    return StoreStatus(
+        slot=place.slot,
+        store=held.id,
+        path=str(place.path),
+        state=state,
+        reason=reason,
+        region=place.region,
+        zone=place.zone,
+        host=place.host,
+        device=held.device,
+        bytes_total=usage.bytes_total if usage else None,
+        bytes_free=usage.bytes_free if usage else None,
+        read_errors=counts.read_errors if counts else 0,
+        write_errors=counts.write_errors if counts else 0,
+        wrong_blocks=counts.wrong_blocks if counts else 0,
+        overdue=counts.overdue if counts else 0,
+        last_error=counts.last_error if counts else "",
+    )
+
+
+def make_status(
+    *,
+    endpoint: str,
+    uptime_s: float,
+    scheme: str,
+    stores: tuple[StoreStatus, ...],
+    index: IndexStatus,
+    packs: PacksStatus,
+    promise: Promise,
+    packs_survive: dict[str, int],
+    events: tuple[Event, ...],
+) -> Status:
+    """The whole. What can still be lost is the least of what every pack can lose, and of what the index
+    can: a member of the index is on one store, so at every level that is at most its own number."""
+    state, sentences, actions = judge(stores, index, packs)
+    data = packs_survive or promise.data
+    weakest = {
+        level: min(count, promise.index[level], index.losses_survivable if level == "store" else count)
+        for level, count in data.items()
+    }
+    return Status(
+        version=__version__,
+        endpoint=endpoint,
+        pid=os.getpid(),
+        uptime_s=uptime_s,
+        state=state,
+        sentences=sentences,
+        actions=actions,
+        scheme=scheme,
+        stores=stores,
+        index=index,
+        packs=packs,
+        survives=weakest,
+        domains=promise.domains,
+        events=events,
+    )

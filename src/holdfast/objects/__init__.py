@@ -1,0 +1,1 @@
+"""What S3 means: buckets, versions, uploads, listings, conditions. Knows nothing of HTTP."""

@@ -1,0 +1,131 @@
+"""`Objects`: buckets and objects as the faces ask for them, over an index and packs.
+
+It only brings the subjects together; each has a file of its own.
+"""
+
+from collections.abc import Sequence
+
+from holdfast.base.clock import Clock
+from holdfast.base.ids import RequestId, UploadId
+from holdfast.base.randomness import Randomness
+from holdfast.index.port import Index
+from holdfast.objects.buckets import Buckets
+from holdfast.objects.cleanup import Cleanups
+from holdfast.objects.completing import Completing
+from holdfast.objects.context import Context
+from holdfast.objects.copying import Copying
+from holdfast.objects.deleting import Deleting
+from holdfast.objects.listing import Listings
+from holdfast.objects.model import (
+    Bucket,
+    CompleteUpload,
+    CopyObject,
+    CopyPart,
+    CreateUpload,
+    DeleteKey,
+    DeleteResult,
+    Listing,
+    ListObjects,
+    ObjectView,
+    PartListing,
+    PutObject,
+    ReadObject,
+    Stored,
+    Upload,
+    UploadListing,
+    UploadPart,
+)
+from holdfast.objects.reading import Reading
+from holdfast.objects.settings import ObjectsSettings
+from holdfast.objects.uploads import Uploads
+from holdfast.objects.writing import Writing
+from holdfast.packs.model import PackStorage
+
+
+class Objects:
+    """The ObjectService."""
+
+    def __init__(
+        self,
+        index: Index,
+        packs: PackStorage,
+        clock: Clock,
+        randomness: Randomness,
+        settings: ObjectsSettings,
+    ) -> None:
+        self._context = context = Context(index, packs, clock, randomness, settings)
+        self._cleanups = Cleanups(context)
+        self._buckets = Buckets(context)
+        self._reading = Reading(context)
+        self._writing = Writing(context)
+        self._deleting = Deleting(context)
+        self._listings = Listings(context)
+        self._uploads = Uploads(context, self._cleanups)
+        self._completing = Completing(context, self._uploads, self._cleanups)
+        self._copying = Copying(context, self._reading, self._writing, self._uploads)
+
+    async def create_bucket(self, name: str, scheme: str | None) -> Bucket:
+        return await self._buckets.create(name, scheme)
+
+    async def list_buckets(self, prefix: str, after: str, limit: int) -> Sequence[Bucket]:
+        return await self._buckets.list(prefix, after, limit)
+
+    async def get_bucket(self, name: str) -> Bucket:
+        return await self._buckets.get(name)
+
+    async def delete_bucket(self, name: str) -> None:
+        await self._buckets.delete(name)
+
+    async def put_object(self, put: PutObject) -> Stored:
+        return await self._writing.put(put)
+
+    async def read_object(self, read: ReadObject) -> ObjectView:
+        return await self._reading.get(read)
+
+    async def head_object(self, read: ReadObject) -> ObjectView:
+        return await self._reading.head(read)
+
+    async def delete_objects(
+        self, bucket: str, keys: Sequence[DeleteKey], request: RequestId
+    ) -> Sequence[DeleteResult]:
+        return await self._deleting.delete(bucket, keys)
+
+    async def copy_object(self, copy: CopyObject) -> Stored:
+        return await self._copying.copy(copy)
+
+    async def list_objects(self, listing: ListObjects) -> Listing:
+        return await self._listings.objects(listing)
+
+    async def create_upload(self, create: CreateUpload) -> Upload:
+        return await self._uploads.create(create)
+
+    async def upload_part(self, part: UploadPart) -> Stored:
+        return await self._uploads.put_part(part)
+
+    async def copy_part(self, part: CopyPart) -> Stored:
+        return await self._copying.copy_part(part)
+
+    async def complete_upload(self, complete: CompleteUpload) -> Stored:
+        return await self._completing.complete(complete)
+
+    async def abort_upload(self, bucket: str, key: str, upload: UploadId) -> None:
+        await self._uploads.abort(bucket, key, upload)
+
+    async def list_parts(
+        self, bucket: str, key: str, upload: UploadId, after: int, limit: int
+    ) -> PartListing:
+        return await self._uploads.list_parts(bucket, key, upload, after, limit)
+
+    async def list_uploads(
+        self, bucket: str, prefix: str, delimiter: str, after_key: str, after_upload: str, limit: int
+    ) -> UploadListing:
+        return await self._listings.uploads(bucket, prefix, delimiter, after_key, after_upload, limit)
+
+    async def finish_cleanups(self, steps: int) -> bool:
+        """For a chore: up to `steps` bounded steps of the work that completed, aborted and huge
+        objects left over; True when nothing is left. Any number of nodes may do it at once."""
+        return await self._cleanups.work(steps)
+
+    def close(self) -> None:
+        """Let go of threads. Nothing may be under way."""
+        self._context.close()

@@ -1,0 +1,1 @@
+"""Packs: batch, encode, place, write, read, verify, reconstruct."""

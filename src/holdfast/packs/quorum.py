@@ -1,0 +1,192 @@
+"""When a pack's shards are durable enough: one round of writing, as a state machine. Pure.
+
+The shell starts a put for every `Start`, tells every result, and calls `at` when `wake` says so, until
+`verdict` is set.
+
+    verdict        when
+    ACKNOWLEDGE    every shard is durable; or every shard that is waited for is, and the floor is
+                   reached; or the stragglers' deadline has passed and the floor is reached
+    RETRY          a shard failed and has no spare store, or the deadline has passed below the floor,
+                   and a smaller scheme fits the stores that are left: the pack is written again,
+                   under another id, without those in `exclude`
+    FAIL           the same, and no smaller scheme fits
+
+The floor is one shard more than a read needs (where the scheme has one to give), so that even the
+hastiest acknowledgement survives a store. Stragglers are judged against their peers: the deadline is
+`STRAGGLER_S`, or twice what the first few took when everybody is slow.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from holdfast.base.ids import StoreId
+
+STRAGGLER_S = 0.080
+SPARE_AFTER_S = 0.040
+PATIENCE_S = 10.0
+
+assert SPARE_AFTER_S < STRAGGLER_S < PATIENCE_S
+
+
+class Verdict(Enum):
+    """How a round ends."""
+
+    ACKNOWLEDGE = "acknowledge"
+    RETRY = "retry"
+    FAIL = "fail"
+
+
+class Attempt(NamedTuple):
+    """One put of one shard. `attempt` numbers the tries of this shard in this pack."""
+
+    shard: int
+    store: StoreId
+    attempt: int
+
+
+class WriteRound:
+    """`homes` gives the store of each real shard; `needed` how many real shards a read needs; `spares`
+    other stores that could take a shard, best first; `unhurried` stores that are not waited for;
+    `stores_min` how many stores the smallest scheme of the same redundancy needs (m + 1)."""
+
+    def __init__(
+        self,
+        homes: Mapping[int, StoreId],
+        needed: int,
+        spares: Sequence[StoreId],
+        unhurried: frozenset[StoreId],
+        *,
+        stores_min: int,
+        now: float,
+    ) -> None:
+        assert 1 <= needed <= len(homes)
+        self._needed = needed
+        self._floor = min(needed + 1, len(homes))
+        self._homes = dict(homes)
+        self._spares = list(spares)
+        self._unhurried = unhurried
+        self._stores_min = stores_min
+        self._all_stores = frozenset(homes.values()) | frozenset(spares)
+        self._started = now
+        self._peers_took: float | None = None
+        self._attempts = dict.fromkeys(homes, 0)
+        self._pending: dict[Attempt, None] = {}
+        self._replaced: set[int] = set()
+        self.durable: dict[int, Attempt] = {}
+        self.failed: dict[Attempt, None] = {}
+        self.surplus: dict[Attempt, None] = {}
+        self.verdict: Verdict | None = None
+        self.exclude: frozenset[StoreId] = frozenset()
+
+    def start(self) -> list[Attempt]:
+        """The puts to begin with."""
+        return [self._begin(shard, store) for shard, store in self._homes.items()]
+
+    @property
+    def pending(self) -> tuple[Attempt, ...]:
+        """Puts that have not answered."""
+        return tuple(self._pending)
+
+    @property
+    def ended(self) -> tuple[Attempt, ...]:
+        """Puts that have answered, whatever they said."""
+        return (*self.durable.values(), *self.surplus, *self.failed)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Real shards that are not durable (yet)."""
+        return tuple(shard for shard in self._homes if shard not in self.durable)
+
+    def succeeded(self, attempt: Attempt, now: float) -> None:
+        """A put is durable. One that lands second for its shard is surplus."""
+        self._pending.pop(attempt, None)
+        if self.durable.setdefault(attempt.shard, attempt) != attempt:
+            self.surplus[attempt] = None
+        # As soon as only the redundancy is outstanding: of a pack of few shards, all others may hang.
+        first, last = min(self._needed, self._stores_min), min(self._floor, self._stores_min)
+        if first <= len(self.durable) <= last:
+            self._peers_took = now - self._started
+        self._judge(now)
+
+    def erred(self, attempt: Attempt, now: float) -> list[Attempt]:
+        """A put has failed for good; the shard may or may not have landed. Answers puts to start."""
+        self._pending.pop(attempt, None)
+        self.failed[attempt] = None
+        started = []
+        lost = attempt.shard not in self.durable and not self._is_pending(attempt.shard)
+        if lost and self._spares and self.verdict is None:
+            started.append(self._begin(attempt.shard, self._spares.pop(0)))
+        self._judge(now)
+        return started
+
+    def at(self, now: float) -> list[Attempt]:
+        """Time has passed. Answers puts to start on spare stores."""
+        started = []
+        if now - self._started >= SPARE_AFTER_S and self._peers_took is not None and self.verdict is None:
+            for late in list(self._pending):
+                if self._spares and late.shard not in self._replaced and late.shard not in self.durable:
+                    self._replaced.add(late.shard)
+                    started.append(self._begin(late.shard, self._spares.pop(0)))
+        self._judge(now)
+        return started
+
+    def wake(self) -> float:
+        """When to call `at` next, monotonic seconds."""
+        return min(
+            moment
+            for moment in (
+                self._started + SPARE_AFTER_S,
+                self._deadline() + 1e-6,
+                self._started + PATIENCE_S + 1e-6,
+            )
+            if moment > self._looked_at
+        )
+
+    _looked_at = float("-inf")
+
+    def _begin(self, shard: int, store: StoreId) -> Attempt:
+        attempt = Attempt(shard, store, self._attempts[shard])
+        self._attempts[shard] += 1
+        self._pending[attempt] = None
+        return attempt
+
+    def _is_pending(self, shard: int) -> bool:
+        return any(attempt.shard == shard for attempt in self._pending)
+
+    def _deadline(self) -> float:
+        if self._peers_took is None:
+            return self._started + PATIENCE_S
+        return self._started + min(max(STRAGGLER_S, 2 * self._peers_took), PATIENCE_S)
+
+    def _judge(self, now: float) -> None:
+        self._looked_at = max(self._looked_at, now)
+        if self.verdict is not None:
+            return
+        if not self.missing:
+            self.verdict = Verdict.ACKNOWLEDGE
+            return
+        lost = [shard for shard in self.missing if not self._is_pending(shard)]
+        overdue = now > self._deadline()
+        floor = len(self.durable) >= self._floor
+        erred = {attempt.store for attempt in self.failed}
+        if lost:
+            # Only stragglers may be acknowledged at the floor; what failed is written elsewhere or not
+            # at all.
+            possible = len(self._all_stores - erred) >= self._stores_min
+            self._give_up(Verdict.RETRY if possible else Verdict.FAIL, erred)
+            return
+        hurried = any(
+            attempt.shard not in self.durable and attempt.store not in self._unhurried
+            for attempt in self._pending
+        )
+        if floor and (overdue or not hurried):
+            self.verdict = Verdict.ACKNOWLEDGE
+        elif overdue and len(self.durable) >= self._stores_min:
+            self._give_up(Verdict.RETRY, erred | {attempt.store for attempt in self._pending})
+        elif not self._pending or now > self._started + PATIENCE_S:
+            self._give_up(Verdict.FAIL, erred)
+
+    def _give_up(self, verdict: Verdict, exclude: set[StoreId]) -> None:
+        self.verdict = verdict
+        self.exclude = frozenset(exclude)

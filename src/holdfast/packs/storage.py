@@ -1,0 +1,204 @@
+"""Packs, as objects see them: small pieces batched, large ones alone, reads verified.
+
+The order of every write: shards durable, then the pack's row, then what refers to it, each its own
+transaction in one commit. Every transaction that refers to a pack expects its row to be there, and
+a row expects that its id was never buried; so an orphan can be declared dead by anyone without a
+clock, and exactly one of writer and collector wins.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+import msgspec
+
+from holdfast.base.checksums import Buffer
+from holdfast.base.clock import Clock
+from holdfast.base.errors import Busy, HoldfastError, InvalidInput, Unavailable
+from holdfast.base.ids import PackId, StoreId, shard_name
+from holdfast.base.randomness import Randomness
+from holdfast.health import StoreHealth
+from holdfast.index.port import (
+    ABSENT,
+    PRESENT,
+    Committed,
+    Conflict,
+    Expect,
+    Index,
+    Outcome,
+    Transaction,
+    Unknown,
+)
+from holdfast.packs.batching import Batcher, aligned
+from holdfast.packs.manifest import encode_manifest
+from holdfast.packs.model import (
+    PACK_BYTES_MAX,
+    Appended,
+    Extent,
+    ManifestEntry,
+    Piece,
+    Written,
+    buried_row,
+    debt_row,
+    pack_row,
+    trash_row,
+)
+from holdfast.packs.reading import DamageReport, Reader
+from holdfast.packs.rows import PackRows, encode_row
+from holdfast.packs.settling import Settler
+from holdfast.packs.writing import Landed, Writer
+from holdfast.scheme import Scheme
+from holdfast.stores.port import Store
+from holdfast.topology import Topology
+
+UNKNOWN_PATIENCE_S = 10.0
+UNKNOWN_PAUSE_S = 0.05
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Packs:
+    """Implements `PackStorage`."""
+
+    def __init__(
+        self,
+        stores: Mapping[StoreId, Store],
+        topology: Callable[[], Topology],
+        index: Index,
+        health: StoreHealth,
+        clock: Clock,
+        randomness: Randomness,
+        on_damage: DamageReport,
+    ) -> None:
+        self._index = index
+        self._clock = clock
+        self._batchers: dict[Scheme, Batcher] = {}
+        self.rows = PackRows(index)
+        self.settler = Settler(stores, index, self.rows, clock)
+        self.reader = Reader(stores, self.rows, health, clock, on_damage)
+        self.writer = Writer(stores, topology, health, clock, randomness, self.settler.abandoned)
+
+    async def append(self, scheme: Scheme, piece: Piece) -> Appended:
+        """See `PackStorage.append`."""
+        batcher = self._batchers.get(scheme)
+        if batcher is None:
+            batcher = self._batchers[scheme] = Batcher(
+                lambda pieces: self._write_batch(scheme, pieces), self._clock
+            )
+        return await batcher.append(piece)
+
+    async def write(
+        self, scheme: Scheme, data: Sequence[Buffer], describe: Callable[[Extent], Sequence[ManifestEntry]]
+    ) -> Written:
+        """See `PackStorage.write`."""
+        length = sum(map(len, data))
+        assert 1 <= length <= PACK_BYTES_MAX
+        # The manifest names offsets, not the pack: its id is chosen with every try.
+        entries = describe(Extent(PackId(b""), 0, length))
+        landed = await self.writer.write(scheme, data, encode_manifest(entries), length)
+        self.settler.landed(landed, known=False)
+        return Written(Extent(landed.pack, 0, length), landed.receipt, (row_transaction(landed),))
+
+    def read(self, extents: Sequence[Extent], offset: int, length: int) -> AsyncIterator[Buffer]:
+        """See `PackStorage.read`."""
+        return self.reader.read(extents, offset, length)
+
+    async def read_small(self, extent: Extent) -> Buffer:
+        """See `PackStorage.read_small`."""
+        return await self.reader.read_small(extent)
+
+    async def close(self) -> None:
+        """Stop what runs behind; what is not settled is left to the collector."""
+        await self.settler.close()
+
+    async def _write_batch(self, scheme: Scheme, pieces: Sequence[Piece]) -> Sequence[Appended | Exception]:
+        payload: list[Buffer] = []
+        offsets: list[int] = []
+        entries: list[ManifestEntry] = []
+        end = 0
+        for piece in pieces:
+            start = aligned(end, len(piece.data))
+            if start > end:
+                payload.append(bytes(start - end))
+            payload.append(piece.data)
+            offsets.append(start)
+            entries.append(piece.describe(Extent(PackId(b""), start, len(piece.data))))
+            end = start + len(piece.data)
+        object_bytes = sum(len(piece.data) for piece in pieces)
+        landed = await self.writer.write(scheme, payload, encode_manifest(entries), object_bytes)
+        extents = [
+            Extent(landed.pack, start, len(piece.data)) for start, piece in zip(offsets, pieces, strict=True)
+        ]
+        alive = Expect(pack_row(landed.pack), PRESENT)
+        proposed: list[Transaction | Exception] = []
+        for piece, extent in zip(pieces, extents, strict=True):
+            try:
+                transaction = piece.propose(extent)
+                proposed.append(transaction._replace(expects=(*transaction.expects, alive)))
+            except Exception as error:
+                proposed.append(error)
+        row = row_transaction(landed)
+        referring = [entry for entry in proposed if isinstance(entry, Transaction)]
+        try:
+            outcomes = await self._index.commit([row, *referring])
+        except (Unavailable, InvalidInput):
+            self.settler.abandoned(landed.abandoned)  # nothing was committed, and nobody will try again
+            raise
+        try:
+            await self._ascertain(landed, row, outcomes[0])
+        except HoldfastError:
+            self.settler.landed(landed, known=False)  # the row may be there, or still come
+            raise
+        self.settler.landed(landed, known=True)
+        result = iter(outcomes[1:])
+        return [
+            Appended(extent, next(result), entry, landed.receipt) if isinstance(entry, Transaction) else entry
+            for extent, entry in zip(extents, proposed, strict=True)
+        ]
+
+    async def _ascertain(self, landed: Landed, row: Transaction, outcome: Outcome) -> None:
+        """Make sure that the pack's row is in the index; see `ascertain_row`."""
+        revision = await ascertain_row(self._index, self._clock, landed.pack, row, outcome)
+        self.rows.learn(landed.pack, landed.row, revision)
+
+
+async def ascertain_row(index: Index, clock: Clock, pack: PackId, row: Transaction, outcome: Outcome) -> int:
+    """Resolve the outcome of a pack row's transaction; answers the row's revision.
+
+    The same transaction again cannot coexist with the first: both expect the row to be absent. A
+    conflict then says that the first one won, for nobody else knows this id, unless it was buried.
+    """
+    deadline = clock.monotonic() + UNKNOWN_PATIENCE_S
+    while isinstance(outcome, Unknown):
+        if clock.monotonic() > deadline:
+            raise Unavailable(
+                "The index did not say whether the write was committed: its outcome is unknown.",
+                hint="Look at what is stored before you repeat it.",
+                reason=outcome.reason,
+                unknown=True,
+            )
+        await clock.sleep(UNKNOWN_PAUSE_S)
+        try:
+            (outcome,) = await index.commit([row])
+        except Unavailable:
+            continue  # says nothing about the first attempt
+    if isinstance(outcome, Committed):
+        return outcome.revision
+    assert isinstance(outcome, Conflict)
+    (found,) = await index.get([pack_row(pack)])
+    if found is None:
+        raise Busy(f"Pack {pack.hex()} was declared an orphan while it was being written.", hint="Try again.")
+    return found.revision
+
+
+def row_transaction(landed: Landed) -> Transaction:
+    """The transaction that makes a pack known: its row, its debt if it has any, and which shards were put
+    for nothing."""
+    puts = [(pack_row(landed.pack), encode_row(landed.row))]
+    if landed.debt is not None:
+        puts.append((debt_row(landed.pack), _encoder.encode(landed.debt)))
+    puts += [
+        (trash_row(attempt.store, shard_name(landed.pack, attempt.shard, attempt.attempt)), b"")
+        for attempt in landed.unused
+    ]
+    return Transaction(
+        (Expect(pack_row(landed.pack), ABSENT), Expect(buried_row(landed.pack), ABSENT)), tuple(puts)
+    )

@@ -1,0 +1,99 @@
+"""One request and its answer, as handlers see them, and what a server takes on and serves."""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from holdfast.base.checksums import Buffer
+from holdfast.s3.http import Head, HeadError
+
+
+class Limits(Struct, frozen=True):
+    """What one server takes on. Bytes and seconds. Bodies in memory are at most `requests_max` times
+    `body_buffer_bytes` on the way in, and `requests_max` times (`write_buffer_bytes` and one piece of an
+    object, 1 MiB) on the way out, if every client is slow at once."""
+
+    connections_max: int = 4096
+    requests_max: int = 256
+    body_buffer_bytes: int = 512 << 10
+    write_buffer_bytes: int = 256 << 10
+    skip_bytes_max: int = 256 << 10
+    head_s: float = 15.0
+    idle_s: float = 75.0
+    stall_s: float = 60.0
+    linger_s: float = 2.0
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or took nothing for too long."""
+
+
+class Application(Protocol):
+    """What a server serves."""
+
+    async def handle(self, exchange: "Exchange") -> None:
+        """Answer one request. Raises nothing but ClientGone, unless it has a bug."""
+        ...
+
+    def is_internal(self, head: Head) -> bool:
+        """Whether a request is about the server itself, and answered however much is under way."""
+        ...
+
+    def refuse(self, error: HeadError) -> tuple[int, str, bytes]:
+        """Status, header lines and body for a head that is not HTTP as it should be."""
+        ...
+
+
+class Wire(Protocol):
+    """The connection under an exchange."""
+
+    async def read_body(self) -> Buffer: ...
+    def read_body_now(self) -> Buffer | None: ...
+    async def let_others(self) -> None: ...
+    def expect_much(self) -> None: ...
+    def send_head(self, status: int, fields: str, body: Buffer) -> None: ...
+    async def write(self, data: Buffer) -> None: ...
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = ("_connection", "begun", "ended", "head")
+
+    def __init__(self, connection: Wire, head: Head) -> None:
+        self._connection = connection
+        self.head = head
+        self.begun = False
+        self.ended = False
+
+    async def read(self) -> Buffer:
+        """The next bytes of the body, decoded from HTTP's own coding; empty at its end. Raises S3Error
+        IncompleteBody, RequestTimeout or BadRequest."""
+        return await self._connection.read_body()
+
+    def read_now(self) -> Buffer | None:
+        """The whole body if all of it is here already, else None."""
+        return self._connection.read_body_now()
+
+    async def let_others(self) -> None:
+        """Let the loop do what else is due: for who has much to do with bytes that are here."""
+        await self._connection.let_others()
+
+    def respond(self, status: int, fields: str, body: Buffer = b"") -> None:
+        """Send a whole answer. `fields` are header lines, each ended by CR LF, with the length."""
+        self.begun = self.ended = True
+        self._connection.send_head(status, fields, body)
+
+    def begin(self, status: int, fields: str) -> None:
+        """Send the head of an answer whose body follows by `write`, then `end`."""
+        self.begun = True
+        self._connection.expect_much()
+        self._connection.send_head(status, fields, b"")
+
+    async def write(self, data: Buffer) -> None:
+        """Send a piece of the body; returns when there is room for more. Raises ClientGone."""
+        await self._connection.write(data)
+
+    def end(self) -> None:
+        """The body is complete."""
+        self.ended = True

@@ -1,0 +1,1 @@
+"""The store port and its adapters: one failure domain that keeps blobs, create-only."""

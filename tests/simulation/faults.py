@@ -1,0 +1,169 @@
+"""What goes wrong in a run: disks within the promise, the index, the node.
+
+Whatever is begun here is within the fault model: at most `losses` disks from one proof of wholeness to the
+next, because a disk counts as faulty for a pack until its shard has landed there again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+
+from holdfast.base.randomness import SeededRandomness
+from holdfast.index.memory import Fault, Mishap
+from holdfast.stores.faulty import FaultScript
+from tests.simulation.world import Slot, World
+
+UNKNOWN_LATER_S = 2.0
+INDEX_AFTERMATH_S = 12.0
+"""How long after its last trouble the index may be the reason of a failed request: the patience for an
+unknown outcome, and a little."""
+
+
+class DiskFault(Enum):
+    """What a disk does."""
+
+    HANG = "hang"
+    VANISH = "vanish"
+    SLOW = "slow"
+    CRAWL = "crawl"
+    LATE = "late"
+    READ_ERRORS = "read errors"
+    WRITE_ERRORS = "write errors"
+    SYNC_ERRORS = "sync errors"
+    FLIPS = "flips"
+    FULL = "full"
+    READ_ONLY = "read-only"
+    ROT = "rot"
+    REPLACED = "replaced"
+    LIES = "lies"
+
+
+SILENT = (DiskFault.HANG, DiskFault.VANISH, DiskFault.SLOW)
+"""Those that the limit of 250 ms is promised for."""
+
+
+def begin(slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
+    """From now on."""
+    script = slot.script
+    some = (0.3, 1.0)[chance.below(2)]
+    match fault:
+        case DiskFault.HANG:
+            script.hang = True
+        case DiskFault.VANISH:
+            script.vanished = True
+        case DiskFault.SLOW:
+            script.delay_s = (0.010, 0.040)
+        case DiskFault.CRAWL:
+            script.delay_s = (0.05, 3.0)
+        case DiskFault.LATE:
+            script.late, script.late_s = 0.5, (0.0, 20.0)
+        case DiskFault.READ_ERRORS:
+            script.read_errors = some
+        case DiskFault.WRITE_ERRORS:
+            script.write_errors = some
+        case DiskFault.SYNC_ERRORS:
+            script.sync_errors = some
+        case DiskFault.FLIPS:
+            script.flips = some
+        case DiskFault.FULL:
+            script.full = True
+        case DiskFault.READ_ONLY:
+            script.read_only = True
+        case DiskFault.ROT:
+            rot(slot, chance)
+        case DiskFault.REPLACED:
+            slot.replace()
+        case DiskFault.LIES:
+            slot.memory.sync_lies = True
+
+
+def rot(slot: Slot, chance: SeededRandomness) -> None:
+    """Bytes on the medium change."""
+    names = sorted(slot.memory._blobs)
+    for _ in range(min(len(names), 5)):
+        name = names[chance.below(len(names))]
+        slot.memory.damage(name, chance.below(len(slot.memory._blobs[name])), 1 << chance.below(8))
+
+
+def end(slot: Slot) -> None:
+    """All is well with the disk again, but for what it lost."""
+    slot.script.__dict__.update(FaultScript().__dict__)
+    slot.memory.sync_lies = False
+    slot.memory.settle()
+
+
+class Troubles:
+    """Carries faults out, and remembers when a request had an excuse to fail."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.excuses: list[tuple[float, float]] = []
+        self.counts: dict[str, int] = {}
+
+    def excused(self, began: float, ended: float) -> bool:
+        """Whether the node or the index was in trouble between these moments."""
+        return any(began <= until and ended >= since for since, until in self.excuses)
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+        self._world.trace.note("trouble:", what)
+
+    def disk(self, slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
+        """A disk falls ill."""
+        self._count(f"disk {fault.value}")
+        self._world.trace.note(slot.name, fault.value)
+        begin(slot, fault, chance)
+
+    async def index(self, chance: SeededRandomness, seconds: float) -> None:
+        """The index misbehaves for a while, if somebody uses it."""
+        world = self._world
+        if not world.is_up:
+            return
+        now = world.clock.monotonic()
+        self.excuses.append((now, now + seconds + UNKNOWN_LATER_S + INDEX_AFTERMATH_S))
+        if chance.below(3) == 0:
+            self._count("index away")
+            index = world.index
+            index.away = True
+            await world.clock.sleep(seconds)
+            index.away = False
+            return
+        if chance.below(2):
+            self._count("index unknown")
+            self.unknown(chance, 1 + chance.below(6))
+        else:
+            # Everything is applied, twice if it could be: once when it was asked again, once late.
+            self._count("index late")
+            for _ in range(20):
+                world.index.faults.append(Fault(Mishap.APPLIED_LATER, UNKNOWN_LATER_S * chance.fraction()))
+
+    def unknown(self, chance: SeededRandomness, commits: int) -> None:
+        """The next commits don't say how they ended."""
+        mishaps = (Mishap.APPLIED, Mishap.NOT_APPLIED, Mishap.APPLIED_LATER, Mishap.UNAVAILABLE)
+        for _ in range(commits):
+            mishap = mishaps[chance.below(4)]
+            most = UNKNOWN_LATER_S if mishap is Mishap.APPLIED_LATER else 0.02
+            self._world.index.faults.append(Fault(mishap, most * chance.fraction()))
+
+    async def crash(self, chance: SeededRandomness) -> None:
+        """The node dies and comes back; sometimes right after commits that it never hears of."""
+        world = self._world
+        began = world.clock.monotonic()
+        if chance.below(2):
+            for _ in range(4):
+                world.index.faults.append(Fault(Mishap.APPLIED, 0.001 * chance.fraction()))
+            await world.clock.sleep(0.004 * chance.fraction())
+        self._count("crash")
+        await world.crash()
+        if chance.below(2):
+            await world.clock.sleep(2.0 * chance.fraction())
+        await world.start()
+        self.excuses.append((began, world.clock.monotonic()))
+
+
+async def after(world: World, seconds: float, what: Callable[[], object]) -> None:
+    """Do something later."""
+    await world.clock.sleep(seconds)
+    result = what()
+    if asyncio.iscoroutine(result):
+        await result

@@ -1,0 +1,232 @@
+"""The node under simulation: real packs, health, chores and objects over memory stores under `faulty`, put
+together as `holdfast.node` does it, with a keeper that attaches and detaches simulated disks.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from holdfast.base.errors import HoldfastError
+from holdfast.base.ids import PackId, StoreId
+from holdfast.chores.absent import FindAbsent
+from holdfast.chores.chore import Chore, ChoreRunner
+from holdfast.chores.cleanup import Cleanup
+from holdfast.chores.collect import Collect, Sweep
+from holdfast.chores.repair import PayDebts, Repair
+from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.strays import FindStrays
+from holdfast.health import HealthObserver, StoreHealth
+from holdfast.index.memory import MemoryIndex
+from holdfast.objects.service import Objects
+from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
+from holdfast.packs.disposal import Disposal
+from holdfast.packs.rewriting import Rewriter
+from holdfast.packs.storage import Packs
+from holdfast.packs.verifying import Verifier
+from holdfast.packs.watched import WatchedIndex
+from holdfast.stores.faulty import FaultyStore
+from holdfast.stores.measured import MeasuredStore
+from holdfast.stores.port import Store
+from holdfast.topology import Location, Topology
+from tests.simulation.parts import NotedIndex, PluggedStore, Power
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Slot, World
+
+ROUND_S = 1.0
+LOOK_EVERY_ROUNDS = 3
+PROBE_TIMEOUT_S = 2.0
+
+
+class SimulationSettings(Struct, frozen=True, kw_only=True):
+    """What a run is made of. `losses` is how many stores may be at fault at once: no more than the m of
+    any scheme in use."""
+
+    stores: int = 6
+    losses: int = 2
+    scheme: str = "rs-4-2"
+    other_scheme: str = "mirror-3"
+    latency_s: tuple[float, float] = (0.0005, 0.002)
+    commit_delay_s: float = 0.001
+    inline_bytes_max: int = 32 << 10
+    part_bytes_min: int = 64 << 10
+
+
+class SimulatedNode:
+    """One life of the node: everything here is lost with it."""
+
+    def __init__(self, world: "World", life: int) -> None:
+        settings = world.settings
+        self._world = world
+        self._life = life
+        self.clock = clock = world.clock
+        self.randomness = randomness = world.chance(f"node {life}")
+        self.power = Power()
+        self.index = MemoryIndex(clock, world.rows, commit_delay_s=settings.commit_delay_s)
+        self.watched_index = index = WatchedIndex(
+            NotedIndex(self.index, world.trace, world.index_nth, self._spoil)
+        )
+        self.health = StoreHealth([], settings.losses, clock.monotonic())
+        self._observer = HealthObserver(self.health, clock)
+        self.attached: dict[StoreId, Store] = {}
+        self._held: dict[str, StoreId] = {}
+        self._faulty: list[FaultyStore] = []
+        self._rounds = 0
+        self.packs = Packs(self.attached, self.topology, index, self.health, clock, randomness, self._damaged)
+        self.rewriter = Rewriter(
+            self.attached,
+            self.topology,
+            index,
+            self.packs.rows,
+            self.packs.reader,
+            self.packs.writer,
+            clock,
+            randomness,
+        )
+        self.verifier = Verifier(self.attached, index, self.packs.rows, self.packs.reader, clock)
+        self.repair = Repair(self.rewriter, self._mended)
+        self.debts = PayDebts(self.rewriter, index, self._writable, clock, self._mended)
+        self.absent = FindAbsent(self.attached, index, self.repair.report, lambda: self.repair.has_room)
+        self.objects = Objects(
+            index,
+            self.packs,
+            clock,
+            randomness,
+            ObjectsSettings(
+                default_scheme=settings.scheme,
+                stores=settings.stores,
+                limits=ObjectsLimits(
+                    hashing_threads=0,
+                    part_bytes_min=settings.part_bytes_min,
+                    inline_bytes_max=settings.inline_bytes_max,
+                ),
+            ),
+        )
+        strays = FindStrays(self.attached, index, clock)
+        chores: list[Chore] = [
+            self.repair,
+            self.debts,
+            self.absent,
+            FindReplaced(index, self.topology, self.repair.report),
+            Collect(index, self.packs.rows, self.packs.reader.in_use),
+            Sweep(
+                Disposal(
+                    self.attached,
+                    index,
+                    self._is_gone,
+                    lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
+                )
+            ),
+            strays,
+            Cleanup(self.objects.finish_cleanups),
+        ]
+        self.chores = ChoreRunner(chores, clock, self._chore_failed)
+
+    def _spoil(self) -> None:
+        self.index.faults.appendleft(self._world.index_fault)
+
+    def topology(self) -> Topology:
+        """All stores that have a slot, those that are away, too."""
+        return Topology(Location(store, device=slot) for slot, store in self._held.items())
+
+    def _is_gone(self, store: StoreId) -> bool:
+        return store not in self._held.values()
+
+    def start(self) -> None:
+        """Attach who is there, begin the chores and the watch."""
+        for slot in self._world.slots:
+            self._held[slot.name] = slot.memory.id
+            if slot.script.vanished:
+                self.health.add(slot.memory.id, self.clock.monotonic())
+                self.health.vanished(slot.memory.id, self.clock.monotonic(), "not there at the start")
+            else:
+                self._attach(slot)
+        self.chores.start()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    def unplug(self) -> None:
+        """Nothing that this node does reaches a store any more, not even what was to land late."""
+        self.power.on = False
+        for store in self._faulty:
+            store.crash()
+
+    def _attach(self, slot: "Slot") -> None:
+        world = self._world
+        store = slot.memory.id
+        faulty = FaultyStore(
+            slot.memory,
+            slot.script,
+            clock=self.clock,
+            randomness=world.chance(f"faults of {store} in {self._life}"),
+        )
+        self._faulty.append(faulty)
+        plugged = PluggedStore(faulty, self.power, world.trace, world.nth, world.put_log)
+        self._held[slot.name] = store
+        self.health.add(store, self.clock.monotonic())
+        self.attached[store] = MeasuredStore(plugged, self._observer, self.clock)
+
+    async def _watch(self) -> None:
+        while True:
+            await self.clock.sleep(ROUND_S)
+            await self._round()
+
+    async def _round(self) -> None:
+        """As the keeper's: probe who needs it and one of the others, look for those that are away."""
+        self._rounds += 1
+        slots = self._world.slots
+        due = self.health.tick(self.clock.monotonic())
+        turn = slots[self._rounds % len(slots)]
+        there = [slot for slot in slots if self._held[slot.name] in self.attached]
+        probed = [slot for slot in there if slot is turn or self._held[slot.name] in due]
+        failed = await asyncio.gather(*[self._probe(slot) for slot in probed])
+        looks = [slot for slot, bad in zip(probed, failed, strict=True) if bad]
+        if self._rounds % LOOK_EVERY_ROUNDS == 0:
+            looks += [slot for slot in slots if slot not in there]
+        for slot in looks:
+            self._look_again(slot)
+        for event in self.health.take_events():
+            self._world.trace.note(event.store, event.before.value, "->", event.after.value, event.reason)
+
+    async def _probe(self, slot: "Slot") -> bool:
+        store = self._held[slot.name]
+        error: HoldfastError | None = None
+        try:
+            await self.attached[store].probe(timeout_s=PROBE_TIMEOUT_S)
+        except HoldfastError as raised:
+            error = raised
+        self.health.probed(store, error, self.clock.monotonic())
+        return error is not None
+
+    def _look_again(self, slot: "Slot") -> None:
+        store, found = self._held[slot.name], slot.memory.id
+        if slot.script.vanished:
+            if self.attached.pop(store, None) is not None:
+                self.health.vanished(store, self.clock.monotonic(), "its directory is gone")
+        elif store != found or store not in self.attached:
+            self.attached.pop(store, None)
+            self._world.trace.note("attached", found)
+            self._attach(slot)
+            self.absent.look_at(found)
+
+    def _writable(self) -> frozenset[StoreId]:
+        return frozenset(store for store in self.attached if self.health.writable(store))
+
+    def _damaged(self, pack: PackId, shard: int, what: str) -> None:
+        self._world.trace.note("damage", pack.hex(), shard, what)
+        self.repair.report(pack, shard, what)
+
+    def _mended(self, pack: PackId, why: str) -> None:
+        self._world.trace.note("mended", pack.hex(), why)
+
+    def _chore_failed(self, name: str, error: HoldfastError) -> None:
+        self._world.trace.note("chore", name, type(error).__name__, error)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every store is in use and nothing is waiting to be mended."""
+        stores = self.topology().stores
+        return not self.repair.waiting and all(
+            store in self.attached and self.health.readable(store) and not self.health.is_full(store)
+            for store in stores
+        )

@@ -1,0 +1,244 @@
+"""What the simulated machine puts between the node and its parts: a plug that can be pulled, a notebook,
+and a place to make the n-th call fail.
+
+A process that has crashed does nothing more, whatever its tasks do while they are being cancelled: pulled
+plugs see to that.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from holdfast.base.checksums import Buffer
+from holdfast.base.clock import Clock
+from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.ids import StoreId, parse_shard_name
+from holdfast.index.memory import MemoryRows
+from holdfast.index.port import (
+    Change,
+    Committed,
+    Conflict,
+    Index,
+    IndexStatus,
+    Lease,
+    Outcome,
+    Prefix,
+    Row,
+    Transaction,
+)
+from holdfast.packs.model import Place, buried_row, pack_row, trash_row
+from holdfast.packs.rows import decode_row
+from holdfast.stores.port import Range, Store, StoreFailed, StoreOverdue, Usage
+from tests.simulation.trace import Trace
+
+T = TypeVar("T")
+
+
+class Power:
+    """Whether the process lives."""
+
+    def __init__(self) -> None:
+        self.on = True
+
+
+class PutLog:
+    """When each shard's put began, and which were told to be overdue: where strays come from. Looks over
+    the shoulder of whoever deletes."""
+
+    def __init__(self, clock: Clock, rows: MemoryRows) -> None:
+        self._clock = clock
+        self._rows = rows
+        self.puts: dict[tuple[StoreId, str], float] = {}
+        self.overdue: set[tuple[StoreId, str]] = set()
+
+    def began(self, store: StoreId, name: str) -> None:
+        """A put goes out; a name is used once, whoever asks."""
+        assert (store, name) not in self.puts, f"{name} is written twice to {store}"
+        self.puts[store, name] = self._clock.monotonic()
+
+    def check_dead(self, store: StoreId, name: str) -> None:
+        """Only what the index has declared dead is ever deleted, and never what a row still names."""
+        parsed = parse_shard_name(name)
+        assert parsed is not None
+        pack, shard, attempt = parsed
+        if (row := self._rows.get(pack_row(pack))) is not None:
+            places = decode_row(row.value).places
+            assert Place(shard, store, attempt) not in places, f"{name} lives, and is deleted from {store}"
+        words = (buried_row(pack), trash_row(store, name))
+        declared = any(self._rows.get(key) for key in words) or any(
+            # It was said, and is not there any more: a commit of an earlier round has landed late.
+            key in words
+            for change in self._rows.changes(0, self._rows.revision)
+            for key, _ in change.puts
+        )
+        assert declared, f"{name} is deleted from {store}, and nothing says that it is dead"
+
+
+class Nth:
+    """Lets a number of calls pass, then has one fail: before it has taken effect or, with `after`, when it
+    has. `fires` counts those that did."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.fires = 0
+        self.after = False
+
+    def strikes(self) -> bool:
+        """Whether this call is the one."""
+        if self.left is None:
+            return False
+        self.left -= 1
+        if self.left:
+            return False
+        self.left = None
+        self.fires += 1
+        return True
+
+
+class PluggedStore:
+    """A store as one process sees it."""
+
+    def __init__(self, inner: Store, power: Power, trace: Trace, nth: Nth, log: PutLog) -> None:
+        self._inner = inner
+        self._log = log
+        self._power = power
+        self._trace = trace
+        self._nth = nth
+
+    @property
+    def id(self) -> StoreId:
+        return self._inner.id
+
+    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+        self._log.began(self.id, name)
+        try:
+            await self._call("put", name, lambda: self._inner.put(name, data, timeout_s=timeout_s))
+        except StoreOverdue:
+            self._log.overdue.add((self.id, name))
+            raise
+
+    async def get(
+        self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False
+    ) -> list[Buffer]:
+        return await self._call(
+            "get", name, lambda: self._inner.get(name, ranges, timeout_s=timeout_s, uncached=uncached)
+        )
+
+    def peek(self, name: str, ranges: Sequence[Range]) -> list[Buffer] | None:
+        return self._inner.peek(name, ranges) if self._power.on else None
+
+    async def size(self, name: str, *, timeout_s: float) -> int:
+        return await self._call("size", name, lambda: self._inner.size(name, timeout_s=timeout_s))
+
+    async def delete(self, name: str, *, timeout_s: float) -> None:
+        self._log.check_dead(self.id, name)
+        await self._call("delete", name, lambda: self._inner.delete(name, timeout_s=timeout_s))
+
+    async def list(self, after: str, *, limit: int, timeout_s: float) -> list[str]:
+        return await self._call(
+            "list", after, lambda: self._inner.list(after, limit=limit, timeout_s=timeout_s)
+        )
+
+    async def usage(self, *, timeout_s: float) -> Usage:
+        return await self._call("usage", "", lambda: self._inner.usage(timeout_s=timeout_s))
+
+    async def probe(self, *, timeout_s: float) -> None:
+        # Not counted by `nth`: who probes when has nothing to do with the operation under test.
+        self._check()
+        await self._inner.probe(timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    async def _call(self, what: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        self._check()
+        strikes = self._nth.strikes()
+        try:
+            if strikes and not self._nth.after:
+                raise self._injected(what)
+            result = await call()
+            if strikes:
+                raise self._injected(what)
+        except HoldfastError as error:
+            self._trace.note(self.id, what, name, type(error).__name__)
+            raise
+        self._check()
+        self._trace.note(self.id, what, name)
+        return result
+
+    def _check(self) -> None:
+        if not self._power.on:
+            raise StoreFailed("The process has crashed.")
+
+    def _injected(self, what: str) -> StoreFailed:
+        return StoreFailed(f"Store {self.id}: input/output error in a {what} (injected).", store=self.id)
+
+
+class NotedIndex:
+    """An index whose commits are noted. The call that `nth` strikes goes wrong: a commit after `spoil` has
+    seen to it, a read as if the index were away."""
+
+    def __init__(self, inner: Index, trace: Trace, nth: Nth, spoil: Callable[[], None]) -> None:
+        self._inner = inner
+        self._trace = trace
+        self._nth = nth
+        self._spoil = spoil
+
+    async def get(self, keys: Sequence[bytes]) -> list[Row | None]:
+        self._maybe_away()
+        return await self._inner.get(keys)
+
+    async def scan(
+        self, start: bytes, end: bytes, *, limit: int, delimiter: bytes = b"", skip: int = 0
+    ) -> list[Row | Prefix]:
+        self._maybe_away()
+        return await self._inner.scan(start, end, limit=limit, delimiter=delimiter, skip=skip)
+
+    async def commit(self, transactions: Sequence[Transaction]) -> list[Outcome]:
+        if self._nth.strikes():
+            self._spoil()
+        try:
+            outcomes = await self._inner.commit(transactions)
+        except HoldfastError as error:
+            self._trace.note("commit", _changed(transactions), type(error).__name__)
+            raise
+        self._trace.note("commit", _changed(transactions), " ".join(map(_outcome, outcomes)))
+        return outcomes
+
+    def changes(self, after: int) -> AsyncIterator[Change]:
+        return self._inner.changes(after)
+
+    async def acquire(self, name: str, holder: str, *, ttl_s: float) -> Lease | None:
+        return await self._inner.acquire(name, holder, ttl_s=ttl_s)
+
+    async def release(self, lease: Lease) -> None:
+        await self._inner.release(lease)
+
+    def status(self) -> IndexStatus:
+        return self._inner.status()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    def _maybe_away(self) -> None:
+        if self._nth.strikes():
+            raise Unavailable("The index is away (injected).")
+
+
+def _outcome(outcome: Outcome) -> str:
+    if isinstance(outcome, Committed):
+        return f"={outcome.revision}"
+    return f"conflict:{_short(outcome.key)}" if isinstance(outcome, Conflict) else "unknown"
+
+
+def _changed(transactions: Sequence[Transaction]) -> str:
+    return " | ".join(
+        ",".join(
+            [f"+{_short(key)}" for key, _ in transaction.puts]
+            + [f"-{_short(key)}" for key in transaction.deletes]
+        )
+        for transaction in transactions
+    )
+
+
+def _short(key: bytes) -> str:
+    return key.decode(errors="replace").replace("\0", "~")

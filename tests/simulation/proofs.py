@@ -1,0 +1,182 @@
+"""What has to hold when all is well again, looked up behind the node's back: in the rows, on the disks."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+
+from holdfast.base.ids import PackId, StoreId, parse_shard_name, shard_name
+from holdfast.index.port import Row, prefix_end
+from holdfast.objects import rows
+from holdfast.objects.heads import packs_of
+from holdfast.objects.model import VersionRecord
+from holdfast.objects.table import Table
+from holdfast.packs.disposal import shards_buried
+from holdfast.packs.rows import decode_row
+from holdfast.packs.verifying import PackHealth, PackReport
+from holdfast.packs.writing import PUT_TIMEOUT_S
+from tests.simulation.book import Violation
+from tests.simulation.world import World
+
+WHOLE_WITHIN_S = 900.0
+CHORE_ROWS = (b"debt/", b"buried/", b"trash/", b"cleanup/")
+
+
+def scan(world: World, prefix: bytes) -> list[Row]:
+    """All rows with this prefix, from the rows themselves."""
+    found = world.rows.scan(prefix, prefix_end(prefix), 1 << 30, b"", 0)
+    return [row for row in found if isinstance(row, Row)]
+
+
+async def until_whole(world: World) -> None:
+    """Wait until every pack has been read from the media and found whole, with nothing owed."""
+    deadline = world.clock.monotonic() + WHOLE_WITHIN_S
+    faults: list[PackReport] = []
+    while world.clock.monotonic() < deadline:
+        await world.clock.sleep(1.0)
+        node = world.node
+        if not node.is_quiet or scan(world, b"debt/"):
+            continue
+        faults = [
+            report
+            for report in await world.call(lambda node: _verify(node.verifier.verify_all()))
+            if report.state is not PackHealth.WHOLE
+        ]
+        if not faults and node.is_quiet and not scan(world, b"debt/"):
+            world.trace.note("whole")
+            return
+    debts = [row.key for row in scan(world, b"debt/")]
+    raise Violation(
+        f"not whole after {WHOLE_WITHIN_S:g} s of health: quiet {world.node.is_quiet}, "
+        f"debts {debts}, {faults}"
+    )
+
+
+async def _verify(reports: AsyncIterator[PackReport]) -> list[PackReport]:
+    return [report async for report in reports]
+
+
+async def until_tidy(world: World) -> None:
+    """Wait until the chores have nothing left to do."""
+    deadline = world.clock.monotonic() + WHOLE_WITHIN_S
+    left: dict[bytes, list[bytes]] = {}
+    while world.clock.monotonic() < deadline:
+        await world.clock.sleep(2.0)
+        left = {prefix: _left(world, prefix)[:3] for prefix in CHORE_ROWS}
+        if not any(left.values()) and world.node.is_quiet:
+            # For puts that hang until their time is up, and packs that have only just died.
+            await world.clock.sleep(PUT_TIMEOUT_S + 10.0)
+            if not any(_left(world, prefix) for prefix in CHORE_ROWS):
+                return
+    raise Violation(f"chores have left {left}")
+
+
+def _left(world: World, prefix: bytes) -> list[bytes]:
+    """Work that is left. The grave of a pack whose commit may still land stays, empty."""
+    return [
+        row.key
+        for row in scan(world, prefix)
+        if not (
+            prefix == b"buried/"
+            and not shards_buried(row)
+            and world.node.watched_index.in_doubt(PackId(bytes.fromhex(row.key[len(prefix) :].decode())))
+        )
+    ]
+
+
+class Strays(Counter[str]):
+    """Shards that no row names, by their excuse."""
+
+
+def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:
+    """Every blob is named by a pack's row; or it was under way when the node crashed, or when a request
+    failed (`failed` says when); or its put was overdue and it landed when it had been given up.
+
+    Such strays wait for the audit of stores. They can do no harm: their names are never used again.
+    """
+    named: set[tuple[StoreId, str]] = set()
+    for row in scan(world, b"pack/"):
+        pack = PackId(bytes.fromhex(row.key[5:].decode()))
+        named |= {
+            (place.store, shard_name(pack, place.shard, place.attempt))
+            for place in decode_row(row.value).places
+        }
+    crashed = max(world.crashes, default=-1.0)
+    strays = Strays()
+    for slot in world.slots:
+        store = slot.memory.id
+        for name in sorted(slot.memory._blobs):
+            if (store, name) in named or parse_shard_name(name) is None:
+                continue
+            began = world.put_log.puts[store, name]
+            if began <= crashed:
+                strays["crash"] += 1
+            elif (store, name) in world.put_log.overdue:
+                strays["landed late"] += 1
+            elif any(since <= began <= until for since, until in failed):
+                strays["failed request"] += 1
+            else:
+                raise Violation(f"{name} lies on {store} since {began:.3f}, and nothing explains it")
+    return strays
+
+
+async def check_accounts(world: World, failed: list[tuple[float, float]]) -> int:
+    """Every byte of every pack belongs to a version or a part, or was let go, and none twice. Answers how
+    many packs have bytes that nobody owns: those of requests that ended without an answer."""
+    live: Counter[PackId] = Counter()
+    shares: set[bytes] = set()
+    for row in scan(world, b"head/"):
+        record = rows.decode_head(row.value).current
+        sizes = await _all_packs(world, record)
+        if record.shared:
+            shares |= {b"share/%b/%b" % (pack.hex().encode(), record.version.encode()) for pack in sizes}
+        else:
+            live.update(sizes)
+        for pack in sizes if record.size else ():
+            if world.rows.get(b"pack/" + pack.hex().encode()) is None:
+                raise Violation(f"{row.key!r} needs pack {pack.hex()}, which is gone")
+    for row in scan(world, b"part/"):
+        for extent in rows.decode_part(row.value).extents:
+            live[extent.pack] += extent.length
+    there = {row.key for row in scan(world, b"share/")}
+    if there != shares:
+        raise Violation(f"shares {sorted(there ^ shares)} are there without need, or needed and not there")
+    shared = {key.split(b"/")[1] for key in shares}
+    dead: Counter[PackId] = Counter()
+    for row in scan(world, b"dead/"):
+        dead[PackId(bytes.fromhex(row.key.split(b"/")[1].decode()))] += rows.decode_dead(row.value).size
+    unowned = 0
+    crashed = max(world.crashes, default=-1.0)
+    for row in scan(world, b"pack/"):
+        pack = PackId(bytes.fromhex(row.key[5:].decode()))
+        known = decode_row(row.value)
+        size = live[pack] + dead[pack]
+        if size > known.object_bytes:
+            raise Violation(
+                f"pack {pack.hex()} has {known.object_bytes} bytes, {live[pack]} live and {dead[pack]} dead"
+            )
+        if pack in dead and dead[pack] == known.object_bytes and pack.hex().encode() not in shared:
+            raise Violation(f"pack {pack.hex()} is all dead and was not collected")
+        if size < known.object_bytes:
+            unowned += 1
+            began = min(
+                moment for (_, name), moment in world.put_log.puts.items() if name.startswith(pack.hex())
+            )
+            if began > crashed and not any(since <= began <= until for since, until in failed):
+                raise Violation(
+                    f"nobody owns {known.object_bytes - size} bytes of pack {pack.hex()} of {began:.3f}"
+                )
+    return unowned
+
+
+async def _all_packs(world: World, record: VersionRecord) -> Counter[PackId]:
+    sizes = Counter(packs_of(record))
+    if (at := record.extents_at) is not None:
+
+        async def read() -> Counter[PackId]:
+            table = Table(world.node.packs, at)
+            found: Counter[PackId] = Counter()
+            for extent in await table.extents(0, await table.count()):
+                found[extent.pack] += extent.length
+            return found
+
+        sizes.update(await world.call(lambda _: read()))
+    return sizes

@@ -1,0 +1,195 @@
+"""One run from one seed: a node, clients, troubles, and in the end the proofs."""
+
+import asyncio
+import gc
+
+from msgspec import Struct
+
+from holdfast.base.randomness import SeededRandomness
+from holdfast.objects import model as m
+from tests.kit.virtual import run_virtual
+from tests.simulation.book import Book, Violation
+from tests.simulation.clients import SHARED_KEYS, Client
+from tests.simulation.faults import DiskFault, Troubles, after, end
+from tests.simulation.node import SimulationSettings
+from tests.simulation.proofs import Strays, check_accounts, check_strays, until_tidy, until_whole
+from tests.simulation.world import World
+
+BUCKETS = ("alpha", "beta")
+CLIENTS = 3
+LAYOUTS = (
+    SimulationSettings(stores=6, losses=2, scheme="rs-4-2", other_scheme="mirror-3"),
+    SimulationSettings(stores=8, losses=2, scheme="rs-4-2", other_scheme="rs-2-2"),
+    SimulationSettings(stores=5, losses=1, scheme="rs-4-1", other_scheme="mirror-2"),
+    SimulationSettings(stores=4, losses=1, scheme="raid5", other_scheme="raid1", inline_bytes_max=200),
+    SimulationSettings(stores=7, losses=2, scheme="raid6", other_scheme="rs-4-2", inline_bytes_max=200),
+)
+
+
+class Finished(Struct, frozen=True):
+    """What a run came to."""
+
+    seed: int
+    digest: str
+    requests: int
+    acknowledged: int
+    failed: int
+    crashes: int
+    troubles: dict[str, int]
+    strays: Strays
+    unowned: int
+    virtual_s: float
+    slowest_s: float
+
+
+class SeedFailed(AssertionError):
+    """A run found something; the message says how to see it again."""
+
+
+def run_seed(seed: int) -> Finished:
+    """Raises SeedFailed."""
+    gc.collect()
+    gc.disable()  # when it runs depends on the machine; generators must end when the run says so
+    try:
+        return run_virtual(_run(seed))
+    finally:
+        gc.enable()
+
+
+async def _run(seed: int) -> Finished:
+    plan = SeededRandomness(f"{seed}/plan")
+    world = World(seed, LAYOUTS[plan.below(len(LAYOUTS))])
+    book, troubles = Book(), Troubles(world)
+    world.on_crash.append(book.crashed)
+    try:
+        clients = await begin_clients(world, book)
+        for phase in range(2 + plan.below(3)):
+            await _phase(world, troubles, clients, plan, quiet=phase == 0 and plan.below(3) == 0)
+            await until_whole(world)
+        strays, unowned = await _prove(world, book, troubles, clients[0])
+    except BaseException as error:
+        where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest tests/simulation/test_seeds.py -x -q"
+        raise SeedFailed(
+            f"seed {seed} at {world.clock.monotonic():.6f}: {type(error).__name__}: {error}\n"
+            f"replay: {where}\n{world.trace.tail()}"
+        ) from error
+    finally:
+        world.trace.close()
+        await world.stop()
+    return Finished(
+        seed,
+        world.trace.digest,
+        book.requests,
+        book.acknowledged,
+        sum(bool(one.error) for one in book.answered),
+        len(world.crashes),
+        troubles.counts,
+        strays,
+        unowned,
+        world.clock.monotonic(),
+        max(one.took_s for one in book.answered if not one.error),
+    )
+
+
+async def begin_clients(world: World, book: Book) -> list[Client]:
+    """The node, two buckets, and clients that have not begun."""
+    await world.start()
+    schemes = (None, world.settings.other_scheme)
+    for bucket, scheme in zip(BUCKETS, schemes, strict=True):
+        await world.call(lambda node, b=bucket, s=scheme: node.objects.create_bucket(b, s))  # type: ignore[misc]
+    return [Client(world, book, number, BUCKETS) for number in range(CLIENTS)]
+
+
+async def _phase(
+    world: World, troubles: Troubles, clients: list[Client], plan: SeededRandomness, *, quiet: bool
+) -> None:
+    """Clients work while things go wrong; when they are done, all is healed."""
+    requests = 8 + plan.below(25)
+    length_s = 0.1 + 8.0 * plan.fraction() ** 2
+    keys = SHARED_KEYS if plan.below(3) else SHARED_KEYS[:2]
+    for client in clients:
+        client.pause_s = (0.0, 2 * length_s / requests)
+        client.bytes_max = (100_000, 1 << 20, 4 << 20)[plan.below(3)]
+        client.keys = keys
+    slots = list(world.slots)
+    todo = []
+    faults = tuple(DiskFault)
+    if not quiet:
+        for _ in range(plan.below(world.settings.losses + 1)):
+            slot = slots.pop(plan.below(len(slots)))
+            for _ in range(1 + plan.below(2)):
+                fault = faults[plan.below(len(faults))]
+                begin = lambda s=slot, f=fault: troubles.disk(s, f, plan)  # noqa: E731
+                todo.append(after(world, length_s * plan.fraction() * 0.7, begin))
+            if plan.below(3) == 0:
+                todo.append(after(world, length_s * plan.fraction(), lambda s=slot: end(s)))
+        todo += [
+            after(world, length_s * plan.fraction(), lambda: troubles.index(plan, 1.5))
+            for _ in range(max(0, plan.below(5) - 2))
+        ]
+        if plan.below(3) == 0:
+            todo.append(_crashes(world, troubles, plan, length_s))
+    tasks = [asyncio.ensure_future(one) for one in todo]
+    await asyncio.gather(*[client.work(requests) for client in clients], *tasks)
+    if not quiet and plan.below(6) == 0:
+        await troubles.crash(plan)
+    for slot in world.slots:
+        end(slot)
+    _no_surprises(world)
+    world.trace.note("healed")
+
+
+async def _crashes(world: World, troubles: Troubles, plan: SeededRandomness, length_s: float) -> None:
+    for _ in range(1 + plan.below(2)):
+        await world.clock.sleep(length_s * plan.fraction())
+        await troubles.crash(plan)
+
+
+def _no_surprises(world: World) -> None:
+    if world.failures:
+        raise Violation(f"a task of the node failed: {world.failures[0]!r}") from world.failures[0]
+
+
+async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -> tuple[Strays, int]:
+    await until_tidy(world)
+    for bucket in BUCKETS:
+        names = set(SHARED_KEYS)
+        names |= {key.partition("/")[2] for key in book.histories if key.startswith(f"{bucket}/")}
+        there = {name for name in sorted(names) if await client.read_all(bucket, name) is not None}
+        await _list_all(client, bucket, there)
+    book.check()
+    failed = [
+        (one.began, one.ended)
+        for one in book.answered
+        if one.error or one.refused or one.what == "broken put"
+    ] + troubles.excuses
+    for one in book.answered:
+        if (
+            one.error not in ("", "crashed")
+            and not troubles.excused(one.began, one.ended)
+            and not _overtaken(one, book)
+        ):
+            raise Violation(f"a request failed within the promise: {one}")
+    await until_tidy(world)
+    await until_whole(world)
+    _no_surprises(world)
+    return check_strays(world, failed), await check_accounts(world, failed)
+
+
+def _overtaken(one: object, book: Book) -> bool:
+    """A read in pieces whose object was replaced or deleted meanwhile may end with an error."""
+    return getattr(one, "what", "") == "get" and "while it was being read" in getattr(one, "error", "")
+
+
+async def _list_all(client: Client, bucket: str, there: set[str]) -> None:
+    found: list[str] = []
+    after_ = ""
+    while True:
+        page = await client.list_page(m.ListObjects(bucket=bucket, after=after_, limit=3))
+        assert page is not None
+        found += [entry if isinstance(entry, str) else entry.key for entry in page.entries]
+        if not page.truncated:
+            break
+        after_ = page.next_after
+    if set(found) != there or len(found) != len(there):
+        raise Violation(f"{bucket} lists {found}, and {sorted(there)} is there")

@@ -1,0 +1,226 @@
+"""A machine with disks, and on it one node that crashes and starts again, all on a virtual clock.
+
+The disks (`Slot`) and the rows of the index outlive the node; everything else is the node's own, and is
+thrown away with it in mid-flight. What a node does is told from what the world does by a context
+variable: every task that a node starts, however deep, dies with it.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from holdfast.base.errors import Bug, HoldfastError
+from holdfast.base.ids import StoreId
+from holdfast.base.randomness import SeededRandomness
+from holdfast.index.memory import Fault, MemoryIndex, MemoryRows, Mishap
+from holdfast.stores.faulty import FaultScript
+from holdfast.stores.memory import MemoryStore
+from tests.kit.virtual import VirtualClock
+from tests.simulation.contents import ClientGone
+from tests.simulation.node import SimulatedNode, SimulationSettings
+from tests.simulation.parts import Nth, PutLog
+from tests.simulation.trace import Trace
+
+T = TypeVar("T")
+
+_process: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("process", default=None)
+
+
+class Crashed(Exception):
+    """The node died before it answered."""
+
+
+class Slot:
+    """One disk: what it holds, what is wrong with it."""
+
+    def __init__(self, number: int, world: "World") -> None:
+        self.name = f"store-{number}"
+        self.script = FaultScript()
+        self.replaced = 0
+        self._world = world
+        self.memory = self._new(StoreId(self.name))
+
+    def _new(self, id: StoreId) -> MemoryStore:
+        world = self._world
+        return MemoryStore(
+            id, clock=world.clock, randomness=world.chance("disk " + id), latency_s=world.latency_s
+        )
+
+    def replace(self) -> None:
+        """An empty disk comes in; the keeper gives it an identity of its own."""
+        self.replaced += 1
+        # Whoever has the old one in use finds it dead.
+        self.memory.wipe()
+        self.memory._closed = True
+        self.memory = self._new(StoreId(f"{self.name}-{self.replaced}"))
+
+
+class Process:
+    """One life of the node."""
+
+    def __init__(self, world: "World", number: int) -> None:
+        self.number = number
+        self.alive = True
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.context = contextvars.copy_context()
+        self.context.run(_process.set, self)
+        self._world = world
+
+    def watch(self, task: asyncio.Task[Any]) -> None:
+        """Know a task of this life."""
+        self.tasks[task] = None
+        task.add_done_callback(self._ended)
+        if not self.alive:
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.pop(task, None)
+        if task.cancelled() or not self.alive:
+            return
+        error = task.exception()
+        if isinstance(error, Bug) or not isinstance(error, HoldfastError | ClientGone | None):
+            self._world.failures.append(error)
+
+    async def kill(self) -> None:
+        """Nothing of this life runs when this returns."""
+        self.alive = False
+        while self.tasks:
+            for task in list(self.tasks):
+                task.cancel()
+            await asyncio.gather(*list(self.tasks), return_exceptions=True)
+
+
+def _task_factory(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **how: Any
+) -> asyncio.Task[T]:
+    task = asyncio.Task(coroutine, loop=loop, **how)
+    context = how.get("context") or contextvars.copy_context()
+    if (process := context.get(_process)) is not None:
+        process.watch(task)
+    return task
+
+
+class World:
+    """The machine. Make it on a running virtual loop."""
+
+    def __init__(self, seed: int | str, settings: SimulationSettings) -> None:
+        self.seed = seed
+        self.settings = settings
+        self.clock = VirtualClock()
+        self.latency_s = settings.latency_s
+        self.trace = Trace(self.clock)
+        self.rows = MemoryRows()
+        self.slots = [Slot(number, self) for number in range(settings.stores)]
+        self.nth = Nth()
+        self.index_nth = Nth()
+        self.index_fault = Fault(Mishap.UNAVAILABLE)
+        self.failures: list[BaseException] = []
+        self.crashes: list[float] = []
+        self.on_crash: list[Callable[[int], None]] = []
+        self.put_log = PutLog(self.clock, self.rows)
+        self.ticks = 0
+        self._lives = 0
+        self._process: Process | None = None
+        self._node: SimulatedNode | None = None
+        self._up = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(_task_factory)
+        loop.set_exception_handler(self._unhandled)
+
+    def chance(self, name: str) -> SeededRandomness:
+        """A source of its own for each purpose, so that one does not disturb the other."""
+        return SeededRandomness(f"{self.seed}/{name}")
+
+    def tick(self) -> int:
+        """The next moment of the history."""
+        self.ticks += 1
+        return self.ticks
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, HoldfastError) or isinstance(error, Bug):
+            self.failures.append(error or AssertionError(context["message"]))
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the node runs."""
+        return self._node is not None
+
+    @property
+    def node(self) -> SimulatedNode:
+        """The node that runs."""
+        assert self._node is not None
+        return self._node
+
+    @property
+    def index(self) -> MemoryIndex:
+        """Its index, for faults."""
+        return self.node.index
+
+    async def start(self) -> None:
+        """Switch the node on."""
+        assert self._process is None
+        self._lives += 1
+        self._process = process = Process(self, self._lives)
+        self.trace.note("start", self._lives)
+
+        async def build() -> SimulatedNode:
+            node = SimulatedNode(self, self._lives)
+            node.start()
+            return node
+
+        task = asyncio.get_running_loop().create_task(build(), context=process.context)
+        self._node = await task
+        self._up.set()
+
+    async def crash(self) -> None:
+        """The power goes, in the middle of everything."""
+        process, node = self._process, self._node
+        assert process is not None
+        assert node is not None
+        self.trace.note("crash", process.number)
+        self.crashes.append(self.clock.monotonic())
+        self._up.clear()
+        process.alive = False
+        for tell in self.on_crash:
+            tell(self.tick())
+        node.unplug()
+        # Fences whatever the dying node still wants to commit.
+        MemoryIndex(self.clock, self.rows)
+        chance = self.chance(f"power cut {process.number}")
+        for slot in self.slots:
+            slot.memory.crash(chance)
+        await process.kill()
+        self._process = self._node = None
+        self.trace.note("dead")
+
+    async def stop(self) -> None:
+        """The end of the run: no crash, only silence."""
+        if self._process is not None:
+            assert self._node is not None
+            self._node.unplug()
+            await self._process.kill()
+            self._process = self._node = None
+
+    async def call(self, request: Callable[[SimulatedNode], Awaitable[T]]) -> T:
+        """A client's request to the node, which may not be there yet. Raises Crashed."""
+        while self._node is None or not self._up.is_set():
+            await self._up.wait()
+        process, node = self._process, self._node
+        assert process is not None
+
+        async def serve() -> T:
+            return await request(node)
+
+        task = asyncio.get_running_loop().create_task(serve(), context=process.context)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not process.alive:
+                raise Crashed from None
+            raise
+        except Exception as error:
+            if not process.alive:
+                raise Crashed from error
+            raise

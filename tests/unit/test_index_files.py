@@ -1,0 +1,357 @@
+"""The embedded index on real files: killed, robbed of disks, spoiled, replaced while it runs."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from holdfast.base.clock import SystemClock
+from holdfast.base.errors import Fenced, InvalidInput, Unavailable
+from holdfast.base.randomness import SeededRandomness, SystemRandomness
+from holdfast.index.port import ABSENT, Committed, Conflict, Expect, IndexState, Row, Transaction, Unknown
+from holdfast.index.sqlite import DirectoryMember, IndexOptions, SqliteIndex
+from holdfast.index.sqlite.copy import CopyFailed
+from tests.kit.index_files import QUICK, disk, open_files
+
+
+@asynccontextmanager
+async def opened(folder: Path, members: int = 3, options: IndexOptions = QUICK) -> AsyncIterator[SqliteIndex]:
+    index = await open_files(folder, members, SystemClock(), SystemRandomness(), options)
+    try:
+        yield index
+    finally:
+        await index.close()
+
+
+def put(key: bytes, value: bytes) -> Transaction:
+    return Transaction((Expect(key, ABSENT),), ((key, value),))
+
+
+async def fill(index: SqliteIndex, name: bytes, count: int, size: int = 2000) -> dict[bytes, Row]:
+    rows = {}
+    for at in range(0, count, 20):
+        keys = [b"%s/%05d" % (name, number) for number in range(at, min(at + 20, count))]
+        for key, outcome in zip(
+            keys, await index.commit([put(key, key * (size // 12)) for key in keys]), strict=True
+        ):
+            assert isinstance(outcome, Committed)
+            rows[key] = Row(key, key * (size // 12), outcome.revision)
+    return rows
+
+
+async def holds(index: SqliteIndex, rows: dict[bytes, Row]) -> None:
+    """All of them are read right, by key and by range."""
+    assert await index.get(list(rows)) == list(rows.values())
+    listed, start = [], b"\0"
+    while page := await index.scan(start, b"\xff", limit=500):
+        listed += [item for item in page if item.key in rows]
+        start = page[-1].key + b"\0"
+    assert listed == sorted(rows.values())
+
+
+async def until(condition: object, index: SqliteIndex) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(15):
+        while not condition():
+            await SystemClock().sleep(0.02)
+
+
+def members(index: SqliteIndex) -> dict[str, str]:
+    return {s.name: s.state for s in index.status().members if not s.name.startswith("copy ")}
+
+
+def copies(index: SqliteIndex) -> list[str]:
+    return [s.state for s in index.status().members if s.name.startswith("copy ")]
+
+
+async def child(folder: Path, count: int) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.kit.index_child", str(folder), str(count), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        assert await process.stdout.readline() == b"ready\n"
+    return process
+
+
+async def test_a_process_that_is_killed_at_any_instant_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
+    chance, acknowledged = SeededRandomness(7), {}
+    for _ in range(6):
+        process = await child(tmp_path, 3)
+        await SystemClock().sleep(0.05 + 0.4 * chance.fraction())
+        process.send_signal(signal.SIGKILL)
+        told, _ = await process.communicate()
+        for line in told.splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                key, revision = line.split()
+                acknowledged[key] = Row(key, key * 20, int(revision))
+    assert len(acknowledged) > 100
+    async with opened(tmp_path) as index:
+        await holds(index, acknowledged)
+
+
+async def test_a_second_process_takes_over_and_the_first_is_fenced(tmp_path: Path) -> None:
+    process = await child(tmp_path, 3)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        async with opened(tmp_path) as index:
+            before = index.status().revision
+            await fill(index, b"mine", 40)
+            process.send_signal(signal.SIGCONT)
+            async with asyncio.timeout(20):
+                told, _ = await process.communicate()
+            lines = told.split(b"\n")
+            assert b"fenced" in lines
+            acknowledged = [line.split() for line in lines if b" " in line]
+            assert all(int(revision) <= before for _, revision in acknowledged)
+            assert await index.get([key for key, _ in acknowledged]) == [
+                Row(key, key * 20, int(revision)) for key, revision in acknowledged
+            ]
+            await holds(index, await fill(index, b"more", 40))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_the_first_of_two_in_one_place_says_that_it_is_fenced(tmp_path: Path) -> None:
+    async with opened(tmp_path) as first:
+        rows = await fill(first, b"first", 20)
+        async with opened(tmp_path) as second:
+            await holds(second, rows)
+            outcome = None
+            with suppress(Fenced):
+                outcome = (await first.commit([put(b"late", b"")]))[0]
+            assert outcome is None or isinstance(outcome, Unknown)
+            assert first.status().state is IndexState.FENCED
+            for call in (first.get([b"late"]), first.commit([put(b"later", b"")])):
+                with pytest.raises(Fenced):
+                    await call
+            await fill(second, b"second", 20)
+
+
+def lose_copies(folder: Path) -> None:
+    for path in folder.glob("disk*/index/copy.sqlite*"):
+        path.unlink(missing_ok=True)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    for at in range(700, len(raw), 4099):
+        raw[at] ^= 4
+    path.write_bytes(raw)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [zero, flip, truncate, remove])
+async def test_two_of_five_members_spoiled_and_all_copies_lost(tmp_path: Path, harm: object) -> None:
+    assert callable(harm)
+    async with opened(tmp_path, 5) as index:
+        rows = await fill(index, b"row", 300)
+        await index.checkpoint()
+        rows |= await fill(index, b"more", 100)
+    for number in (1, 3):
+        for path in (disk(tmp_path, number) / "index").iterdir():
+            harm(path)
+    lose_copies(tmp_path)
+    async with opened(tmp_path, 5) as index:
+        await holds(index, rows)
+        await fill(index, b"after", 40)
+        await until(lambda: set(members(index).values()) == {"current"}, index)
+    # What was copied anew is as good as the others.
+    for number in (0, 2):
+        shutil.rmtree(disk(tmp_path, number))
+        disk(tmp_path, number)
+    async with opened(tmp_path, 5) as index:
+        await holds(index, rows)
+
+
+async def test_one_member_alone_with_a_majority_of_empty_ones_is_refused_with_names(tmp_path: Path) -> None:
+    async with opened(tmp_path) as index:
+        await fill(index, b"row", 20)
+    for number in (0, 1):
+        shutil.rmtree(disk(tmp_path, number) / "index")
+    with pytest.raises(
+        Unavailable, match=r"needs 2 of its 3 members and has 1.*disk0.*is empty.*disk1"
+    ) as caught:
+        await open_files(tmp_path, 3, SystemClock(), SystemRandomness())
+    assert str(tmp_path) in str(caught.value)
+
+
+async def test_directories_removed_while_it_runs_are_survived_and_taken_back_when_they_return(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, 5) as index:
+        rows = await fill(index, b"row", 100)
+        for number in (0, 1):
+            shutil.rmtree(tmp_path / f"disk{number}")
+        rows |= await fill(index, b"without", 100)
+        await holds(index, rows)
+        await until(lambda: list(members(index).values()).count("out") == 2, index)
+        assert index.status().losses_survivable == 0
+        assert not (tmp_path / "disk0").exists(), "a directory that was removed is not made up"
+        for number in (0, 1):
+            disk(tmp_path, number)
+        await until(lambda: set(members(index).values()) == {"current"}, index)
+        assert index.status().losses_survivable == 2
+        rows |= await fill(index, b"with", 100)
+    for number in (2, 3):
+        shutil.rmtree(disk(tmp_path, number))
+    async with opened(tmp_path, 5) as index:
+        await holds(index, rows)
+
+
+async def test_below_a_majority_commits_end_in_time_and_reads_go_on(tmp_path: Path) -> None:
+    async with opened(tmp_path) as index:
+        rows = await fill(index, b"row", 20)
+        for number in (0, 1):
+            shutil.rmtree(tmp_path / f"disk{number}")
+        answers = []
+        for number in range(3):
+            try:
+                answers += await index.commit([put(b"lost?%d" % number, b"1")])
+            except Unavailable:
+                answers.append(None)
+        assert all(answer is None or isinstance(answer, Unknown) for answer in answers)
+        assert isinstance(answers[0], Unknown), "it was appended to the member that is left"
+        assert answers[2] is None, "nothing is appended once it is known that no majority is there"
+        assert index.status().state is IndexState.UNAVAILABLE
+        await until(lambda: "ready" in copies(index), index)
+        assert await index.get(list(rows)) == list(rows.values())
+        for number in (0, 1):
+            disk(tmp_path, number)
+        await until(lambda: index.status().state is IndexState.SERVING, index)
+        # The same expectation cannot commit twice.
+        second = (await index.commit([put(b"lost?0", b"2")]))[0]
+        row = (await index.get([b"lost?0"]))[0]
+        assert row is not None
+        assert row.value == (b"2" if isinstance(second, Committed) else b"1")
+
+
+async def test_checkpoints_bound_the_log_and_carry_all_rows(tmp_path: Path) -> None:
+    async with opened(tmp_path) as index:
+        rows = {}
+        for number in range(12):
+            rows |= await fill(index, b"round%d" % number, 60)
+            await index.commit([Transaction((), (), (b"round%d/00000" % number,))])
+            del rows[b"round%d/00000" % number]
+            await SystemClock().sleep(0.1)
+        await until(lambda: any(disk(tmp_path, 0).glob("index/checkpoint-*")), index)
+        await index.checkpoint()
+        with pytest.raises(InvalidInput):
+            await anext(index.changes(0))
+        await holds(index, rows)
+    size = sum(path.stat().st_size for path in disk(tmp_path, 1).glob("index/log-*"))
+    assert size <= 3 * (128 << 10)
+    for number in (0, 1):
+        for path in disk(tmp_path, number).glob("index/copy.sqlite*"):
+            path.unlink()
+    async with opened(tmp_path) as index:
+        await holds(index, rows)
+
+
+async def filled_copies(folder: Path) -> tuple[dict[bytes, Row], list[Path]]:
+    """An index that was closed when both of its copies had all rows; the rows and the copies."""
+    async with opened(folder) as index:
+        rows = await fill(index, b"row", 50)
+        await until(lambda: copies(index).count("ready") == 2, index)
+        await holds(index, rows)
+    # What a copy had not applied yet is applied at the next start.
+    async with opened(folder) as index:
+        await until(lambda: copies(index).count("ready") == 2, index)
+    return rows, [path for n in range(3) if (path := disk(folder, n) / "index" / "copy.sqlite").exists()]
+
+
+async def test_a_wrong_row_in_a_copy_is_never_answered(tmp_path: Path) -> None:
+    rows, found = await filled_copies(tmp_path)
+    assert len(found) == 2
+    for path, key in zip(found, (b"row/00017", b"row/00023"), strict=True):
+        raw = path.read_bytes()
+        at = raw.find(key + key)
+        assert at > 0
+        path.write_bytes(raw[: at + 30] + b"X" + raw[at + 31 :])
+    async with opened(tmp_path) as index:
+        await holds(index, rows)
+        await until(lambda: copies(index).count("ready") == 2, index)
+        await holds(index, rows)
+
+
+async def test_a_row_that_one_copy_has_lost_is_found_in_the_other(tmp_path: Path) -> None:
+    rows, found = await filled_copies(tmp_path)
+    lost = (b"row/00017", b"row/00023")
+    for path, key in zip(found, lost, strict=True):
+        connection = sqlite3.connect(path)
+        with connection:
+            assert connection.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount == 1
+        connection.close()
+    async with opened(tmp_path) as index:
+        await until(lambda: copies(index).count("ready") == 2, index)
+        assert await index.get(lost) == [rows[key] for key in lost]
+        await until(lambda: copies(index).count("ready") == 2, index)
+        assert await index.commit([put(lost[0], b"")]) == [Conflict(lost[0])]
+        await holds(index, {key: row for key, row in rows.items() if key not in lost})
+
+
+async def test_copies_lost_while_it_runs_are_made_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path) as index:
+        rows = await fill(index, b"row", 50)
+        await until(lambda: copies(index).count("ready") == 2, index)
+        lose_copies(tmp_path)
+        rows |= await fill(index, b"more", 50)
+        await holds(index, rows)
+        await until(lambda: len(list(tmp_path.glob("disk*/index/copy.sqlite"))) >= 2, index)
+        await holds(index, rows)
+
+
+async def test_a_member_is_moved_to_another_disk(tmp_path: Path) -> None:
+    async with opened(tmp_path) as index:
+        rows = await fill(index, b"row", 200)
+        shutil.rmtree(disk(tmp_path, 2))
+        await index.replace_member("disk2", DirectoryMember("disk9", disk(tmp_path, 9) / "index"))
+        assert set(members(index)) == {"disk0", "disk1", "disk9"}
+        with pytest.raises(InvalidInput, match="disk2"):
+            await index.replace_member("disk2", DirectoryMember("disk8", disk(tmp_path, 8) / "index"))
+        rows |= await fill(index, b"more", 20)
+        await holds(index, rows)
+
+
+async def test_a_copy_that_has_lost_a_row_gives_no_checkpoint(tmp_path: Path) -> None:
+    rows, found = await filled_copies(tmp_path)
+    for path in found:
+        raw = bytearray(path.read_bytes())
+        # The last key on each leaf of the index of keys is not found any more.
+        for page in range(0, len(raw), 4096):
+            if raw[page] == 10 and (cells := int.from_bytes(raw[page + 3 : page + 5], "big")) > 1:
+                raw[page + 3 : page + 5] = (cells - 1).to_bytes(2, "big")
+        path.write_bytes(raw)
+    async with opened(tmp_path) as index:
+        await until(lambda: copies(index).count("ready") == 2, index)
+        with pytest.raises(CopyFailed, match="50 rows are there and 49 are found"):
+            await index.checkpoint()
+        await until(lambda: not any(tmp_path.glob("disk*/index/checkpoint-*")), index)
+        with pytest.raises(CopyFailed):
+            await index.checkpoint()
+        await until(lambda: copies(index).count("ready") == 2, index)
+        await index.checkpoint()
+        await holds(index, rows)
+    lose_copies(tmp_path)
+    async with opened(tmp_path) as index:
+        await holds(index, rows)

@@ -1,0 +1,172 @@
+"""Configuration: defaults that work, later sources win, and what is wrong is named with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.base.errors import InvalidInput
+from holdfast.node.config import (
+    Config,
+    Given,
+    Limits,
+    StorePlace,
+    credentials_given,
+    make_config,
+    read_size,
+)
+from holdfast.node.config_file import read_config_file
+from holdfast.scheme import Scheme
+
+HERE = Path("/srv/here")
+FILE = Path("/etc/holdfast/holdfast.toml")
+
+
+def from_file(text: str) -> Config:
+    return make_config([read_config_file(FILE, text)], HERE)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        from_file(text)
+    return str(caught.value)
+
+
+def test_nothing_said_is_six_directories_rs_4_2_on_localhost() -> None:
+    config = make_config([], HERE)
+    assert config.data == HERE / "holdfast-data"
+    assert [store.slot for store in config.stores] == [f"disk{number}" for number in range(1, 7)]
+    assert config.stores[5].path == HERE / "holdfast-data" / "disk6"
+    assert config.scheme == Scheme(4, 2)
+    assert (config.host, config.port, config.region) == ("127.0.0.1", 9000, "us-east-1")
+
+
+def test_the_command_line_wins_over_the_file() -> None:
+    file = read_config_file(FILE, 'port = 9001\nregion = "eu-1"\n')
+    config = make_config([file, Given(port=9002)], HERE)
+    assert (config.port, config.region) == (9002, "eu-1")
+
+
+def test_a_full_file_is_understood() -> None:
+    config = from_file(
+        """
+        data = "data"
+        scheme = "mirror-3"
+        index_dirs = ["/mnt/a", "/mnt/b", "../c"]
+        host = "0.0.0.0"
+        domain = "s3.example.org"
+
+        [limits]
+        memory = "128 MiB"
+        requests = 99
+        reserve = 0
+
+        [[store]]
+        path = "/mnt/one"
+        slot = "one"
+        zone = "a"
+
+        [[store]]
+        path = "/mnt/two"
+        host = "h2"
+
+        [[store]]
+        path = "~/three"
+        region = "eu"
+        """
+    )
+    assert config.data == FILE.parent / "data"
+    assert config.index_dirs == (Path("/mnt/a"), Path("/mnt/b"), Path("/etc/c"))
+    assert config.scheme == Scheme(1, 2)
+    assert config.limits == Limits(memory_bytes=128 << 20, requests_max=99, reserve_bytes=0)
+    assert config.stores[0] == StorePlace(path=Path("/mnt/one"), slot="one", zone="a")
+    assert config.stores[1].host == "h2"
+    assert config.stores[2].path == Path.home() / "three"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("port = 9000\nhost = 127.0.0.1\n", 2, "not TOML"),
+        ('host = "unclosed\n', 1, "not TOML"),
+        ("\n\nprot = 9000\n", 3, "did you mean 'port'?"),
+        ("zebra = 1\n", 1, "known are data, scheme"),
+        ("[limits]\nmemroy = 1\n", 2, "did you mean 'memory'?"),
+        ('[limits]\nmemory = "lots"\n', 2, 'bytes, or text as "256 MiB"'),
+        ('[limits]\nmemory = "1 MiB"\n', 2, "at least"),
+        ("[limits]\nrequests = 0\n", 2, "from 1 to"),
+        ("port = 70000\n", 1, "from 0 (any free one) to 65535"),
+        ('port = "9000"\n', 1, "a whole number"),
+        ("port = true\n", 1, "a whole number"),
+        ("limits = 3\n", 1, "write [limits]"),
+        ('store = "/mnt/a"\n', 1, "write [[store]]"),
+        ('[[store]]\npath = "/a"\n\n[[store]]\nzone = "a"\n', 4, "has no path"),
+        ('[[store]]\npath = "/a"\n[[store]]\npath = "/b"\nslot = "Disk 2"\n', 5, "lower-case letters"),
+        ('[[store]]\npath = "/a"\nzone = ""\n', 3, "is not a label"),
+        ("index_dirs = []\n", 1, "not a list of paths"),
+        ('domain = "S3!"\n', 1, "is not a domain"),
+        ('"host" = 3\n', 1, "is not a host"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_line_and_what_is_right(text: str, line: int, says: str) -> None:
+    said = refusal(text)
+    assert said.startswith(f"{FILE}:{line}: ")
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Given(stores=(StorePlace(Path("/a")),)), "--scheme raid0"),
+        (Given(stores=(StorePlace(Path("/a")), StorePlace(Path("/x/../a")))), "named twice"),
+        (Given(stores=(StorePlace(Path("/a"), "s"), StorePlace(Path("/b"), "s"))), "slot 's' is named twice"),
+        (Given(scheme="rs-8-3"), "needs 11 stores, there are 6"),
+        (Given(scheme="raid7"), "is not a scheme"),
+        (Given(index_dirs=(Path("/a"), Path("/b"))), "odd number"),
+        (Given(index_dirs=tuple(Path(f"/{n}") for n in range(7))), "at most 5"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(given: Given, says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_config([given], HERE)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stores", "scheme"), [(2, "mirror-2"), (3, "mirror-3"), (4, "rs-2-2"), (5, "rs-3-2"), (9, "rs-4-2")]
+)
+def test_the_default_scheme_fits_the_stores(stores: int, scheme: str) -> None:
+    places = tuple(StorePlace(Path(f"/mnt/{number}")) for number in range(stores))
+    assert make_config([Given(stores=places)], HERE).scheme.name == scheme
+
+
+def test_one_store_is_taken_when_asked_for_by_name() -> None:
+    config = make_config([Given(stores=(StorePlace(Path("/a")),), scheme="raid0")], HERE)
+    assert config.scheme == Scheme(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [(0, 0), (77, 77), ("5", 5), ("1 KiB", 1024), ("2GiB", 2 << 30), ("3 B", 3)]
+)
+def test_sizes_are_numbers_or_text_with_units(value: object, size: int) -> None:
+    assert read_size(value) == size
+
+
+@pytest.mark.parametrize("value", [-1, "1 MB", "MiB", "1.5 GiB", None, True, [1]])
+def test_other_sizes_are_refused(value: object) -> None:
+    with pytest.raises(InvalidInput):
+        read_size(value)
+
+
+def test_credentials_of_the_environment_come_in_pairs() -> None:
+    key, secret = "HOLDFAST_ACCESS_KEY_ID", "HOLDFAST_SECRET_ACCESS_KEY"
+    assert credentials_given({}) is None
+    assert credentials_given({key: "me.you", secret: "12345678"}) == ("me.you", "12345678")
+    for environment in (
+        {key: "me"},
+        {secret: "12345678"},
+        {key: "me!", secret: "12345678"},
+        {key: "mee", secret: "short"},
+        {key: "mee", secret: "12345678\n"},
+    ):
+        with pytest.raises(InvalidInput):
+            credentials_given(environment)
