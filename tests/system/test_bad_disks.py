@@ -23,6 +23,15 @@ def body(number: int) -> bytes:
     return number.to_bytes(4, "big") * (2 * MIB)
 
 
+def fits(s3: Any, key: str, data: bytes) -> ClientError | None:
+    """Put an object; the refusal if there is no room."""
+    try:
+        s3.put_object(Bucket="first", Key=key, Body=data)
+    except ClientError as error:
+        return error
+    return None
+
+
 def check(s3: Any, numbers: range) -> None:
     for number in numbers:
         assert s3.get_object(Bucket="first", Key=str(number))["Body"].read() == body(number)
@@ -56,13 +65,15 @@ def test_the_index_goes_on_however_long_all_disks_are_full(tmp_path: Path) -> No
         s3 = node.s3()
         s3.create_bucket(Bucket="first")
         stored = 0
+        while fits(s3, str(stored), body(stored)) is None:
+            stored += 1
+        # What is left is too little for one so large. Ever smaller ones take it, too.
+        small = 0
         refusal: ClientError | None = None
-        while refusal is None:
-            try:
-                s3.put_object(Bucket="first", Key=str(stored), Body=body(stored))
-                stored += 1
-            except ClientError as error:
-                refusal = error
+        for size in (MIB, 128 << 10, 16 << 10):
+            while (refusal := fits(s3, f"small-{small}", b"x" * size)) is None:
+                small += 1
+        assert refusal is not None
         assert refusal.response["ResponseMetadata"]["HTTPStatusCode"] in (503, 507)
         assert "free space" in refusal.response["Error"]["Message"]
         status = msgspec.json.decode(node.holdfast("status", "--json").stdout, type=Status)
@@ -77,15 +88,7 @@ def test_the_index_goes_on_however_long_all_disks_are_full(tmp_path: Path) -> No
         check(s3, range(stored))
         for number in range(0, stored, 2):
             s3.delete_object(Bucket="first", Key=str(number))
-
-        def fits_again() -> bool:
-            try:
-                s3.put_object(Bucket="first", Key="again", Body=body(7))
-            except ClientError:
-                return False
-            return True
-
-        wait_until("the space to come back", fits_again)
+        wait_until("the space to come back", lambda: fits(s3, "again", body(7)) is None)
         check(s3, range(1, stored, 2))
 
 

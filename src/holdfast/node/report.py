@@ -58,6 +58,8 @@ def _store_status(held: Held, usage: Usage | None, health: StoreHealth) -> Store
             reason = counts.last_error
         if state == "healthy" and usage is not None and usage.bytes_free < _FULL_BELOW_BYTES:
             state, reason = "full", "nothing is left above the reserve"
+        elif state == "healthy" and health.is_full(held.id):
+            state, reason = "full", "it refused a write that needs more than is left above the reserve"
     return StoreStatus(
         slot=place.slot,
         store=held.id,
