@@ -21,7 +21,6 @@ from holdfast.index.sqlite import DirectoryMember, IndexOptions, SqliteIndex
 from holdfast.index.sqlite.copy import CopyFailed
 from tests.kit.index_files import QUICK, disk, open_files
 
-
 PATIENT = replace(QUICK, copies=replace(QUICK.copies, hedge_s=10.0))
 """For what depends on a second copy's opinion: on a busy machine it comes late."""
 
