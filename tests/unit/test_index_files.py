@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from holdfast.base.errors import Fenced, InvalidInput, Unavailable
 from holdfast.base.randomness import SeededRandomness, SystemRandomness
 from holdfast.index.port import ABSENT, Committed, Conflict, Expect, IndexState, Row, Transaction, Unknown
 from holdfast.index.sqlite import DirectoryMember, IndexOptions, SqliteIndex
+from holdfast.index.sqlite.checkpoint import row_checksum
 from holdfast.index.sqlite.copy import CopyFailed
 from tests.kit.index_files import QUICK, disk, open_files
 
@@ -298,20 +299,61 @@ async def test_a_wrong_row_in_a_copy_is_never_answered(tmp_path: Path) -> None:
         await holds(index, rows)
 
 
+def lose_row(path: Path, key: bytes) -> None:
+    """As if its pages had never been written: SQLite finds nothing wrong."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount == 1
+
+
 async def test_a_row_that_one_copy_has_lost_is_found_in_the_other(tmp_path: Path) -> None:
     rows, found = await filled_copies(tmp_path)
     lost = (b"row/00017", b"row/00023")
-    for path, key in zip(found, lost, strict=True):
-        connection = sqlite3.connect(path)
-        with connection:
-            assert connection.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount == 1
-        connection.close()
     async with opened(tmp_path, options=PATIENT) as index:
         await until(lambda: copies(index).count("ready") == 2, index)
+        for path, key in zip(found, lost, strict=True):
+            lose_row(path, key)
         assert await index.get(lost) == [rows[key] for key in lost]
         await until(lambda: copies(index).count("ready") == 2, index)
         assert await index.commit([put(lost[0], b"")]) == [Conflict(lost[0])]
-        await holds(index, {key: row for key, row in rows.items() if key not in lost})
+        await holds(index, rows)
+
+
+async def test_copies_that_lost_rows_are_not_asked_when_they_are_opened(tmp_path: Path) -> None:
+    rows, found = await filled_copies(tmp_path)
+    for path in found:
+        lose_row(path, b"row/00017")
+    async with opened(tmp_path) as index:
+        await holds(index, rows)
+
+
+async def test_a_copy_in_which_an_older_row_came_back_is_not_asked_when_it_is_opened(tmp_path: Path) -> None:
+    rows, found = await filled_copies(tmp_path)
+    key = b"row/00017"
+    async with opened(tmp_path) as index:
+        change = Transaction((Expect(key, rows[key].revision),), ((key, b"new"),))
+        (outcome,) = await index.commit([change])
+        assert isinstance(outcome, Committed)
+        await until(lambda: copies(index).count("ready") == 2, index)
+    async with opened(tmp_path) as index:
+        await until(lambda: copies(index).count("ready") == 2, index)
+    old = rows[key].revision, row_checksum(*rows[key]), rows[key].value, key
+    for path in found:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE rows SET revision = ?, checksum = ?, value = ? WHERE key = ?", old)
+    async with opened(tmp_path) as index:
+        await holds(index, rows | {key: Row(key, b"new", outcome.revision)})
+
+
+async def test_a_copy_that_loses_a_row_while_it_is_open_is_found_and_made_anew(tmp_path: Path) -> None:
+    rows, found = await filled_copies(tmp_path)
+    options = replace(PATIENT, copies=replace(PATIENT.copies, add_up_s=0.1))
+    async with opened(tmp_path, options=options) as index:
+        await until(lambda: copies(index).count("ready") == 2, index)
+        for path in found:
+            lose_row(path, b"row/00017")
+        await until(lambda: copies(index).count("ready") < 2, index)
+        await until(lambda: copies(index).count("ready") == 2, index)
+        await holds(index, rows)
 
 
 async def test_copies_lost_while_it_runs_are_made_anew(tmp_path: Path) -> None:
@@ -339,16 +381,11 @@ async def test_a_member_is_moved_to_another_disk(tmp_path: Path) -> None:
 
 async def test_a_copy_that_has_lost_a_row_gives_no_checkpoint(tmp_path: Path) -> None:
     rows, found = await filled_copies(tmp_path)
-    for path in found:
-        raw = bytearray(path.read_bytes())
-        # The last key on each leaf of the index of keys is not found any more.
-        for page in range(0, len(raw), 4096):
-            if raw[page] == 10 and (cells := int.from_bytes(raw[page + 3 : page + 5], "big")) > 1:
-                raw[page + 3 : page + 5] = (cells - 1).to_bytes(2, "big")
-        path.write_bytes(raw)
     async with opened(tmp_path, options=PATIENT) as index:
         await until(lambda: copies(index).count("ready") == 2, index)
-        with pytest.raises(CopyFailed, match="50 rows are there and 49 are found"):
+        for path in found:
+            lose_row(path, b"row/00017")
+        with pytest.raises(CopyFailed, match="50 rows should be there and 49 are"):
             await index.checkpoint()
         await until(lambda: not any(tmp_path.glob("disk*/index/checkpoint-*")), index)
         # The other one is as bad, and is asked next unless the first was made anew meanwhile.
@@ -358,5 +395,18 @@ async def test_a_copy_that_has_lost_a_row_gives_no_checkpoint(tmp_path: Path) ->
         await index.checkpoint()
         await holds(index, rows)
     lose_copies(tmp_path)
+    async with opened(tmp_path) as index:
+        await holds(index, rows)
+
+
+async def test_a_copy_whose_pages_hide_rows_is_not_asked(tmp_path: Path) -> None:
+    rows, found = await filled_copies(tmp_path)
+    for path in found:
+        raw = bytearray(path.read_bytes())
+        # The last key on each leaf of the index of keys is not found any more.
+        for page in range(0, len(raw), 4096):
+            if raw[page] == 10 and (cells := int.from_bytes(raw[page + 3 : page + 5], "big")) > 1:
+                raw[page + 3 : page + 5] = (cells - 1).to_bytes(2, "big")
+        path.write_bytes(raw)
     async with opened(tmp_path) as index:
         await holds(index, rows)

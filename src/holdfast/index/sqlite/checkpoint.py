@@ -27,8 +27,45 @@ BLOCK_HEAD_BYTES = _BLOCK.size
 _ROW = struct.Struct("<HIQ")
 
 
+class Sums(msgspec.Struct, frozen=True, array_like=True):
+    """What all rows of one moment add up to: their number, their revisions, the checksums of their content.
+    A row that is lost, or an older one in its place, changes them."""
+
+    rows: int = 0
+    revisions: int = 0
+    checksums: int = 0
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Of two sets of rows that share none."""
+        return Sums(
+            self.rows + other.rows, self.revisions + other.revisions, self.checksums + other.checksums
+        )
+
+    def minus(self, other: "Sums") -> "Sums":
+        """Without rows that are among them."""
+        return Sums(
+            self.rows - other.rows, self.revisions - other.revisions, self.checksums - other.checksums
+        )
+
+
+def row_checksum(key: bytes, value: bytes, revision: int) -> int:
+    """Over all that a row is."""
+    return crc32c(value, crc32c(revision.to_bytes(8, "little") + key))
+
+
+def sums_of(rows: Iterable[Row]) -> Sums:
+    """What `rows` add up to."""
+    count = revisions = checksums = 0
+    for key, value, revision in rows:
+        count += 1
+        revisions += revision
+        checksums += row_checksum(key, value, revision)
+    return Sums(count, revisions, checksums)
+
+
 class Base(msgspec.Struct, frozen=True, array_like=True):
-    """Where in the log a checkpoint stands: the record `sequence`, and revision and membership after it."""
+    """Where in the log a checkpoint or a copy stands: the record `sequence`, and revision, membership and
+    the sums of all rows after it."""
 
     incarnation: bytes
     sequence: int
@@ -36,6 +73,7 @@ class Base(msgspec.Struct, frozen=True, array_like=True):
     hash: bytes
     revision: int
     members: tuple[str, ...]
+    sums: Sums = Sums()
 
 
 def empty_base(incarnation: bytes) -> Base:

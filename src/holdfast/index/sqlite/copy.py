@@ -7,13 +7,15 @@ Synchronous; one connection writes, one reads, each in a thread of its own. What
   to a mix.
 - every row carries a checksum over key, value and revision (SQLite's own integrity check does not see a
   flipped bit in a value). A row that does not verify is never returned: the whole copy is given up.
+- it knows what all its rows add up to, kept with every change. A page that was lost or went back to an
+  older state takes rows away or brings old ones back that verify, each for itself; together they do
+  not add up any more. They are added up when a copy is opened, for every checkpoint, and now and then.
 
 Statements answer with one row that joins many: a thread gives the interpreter lock away at each step of
 a statement and may wait long to get it back, so that 64 rows in one step are much faster than 64 steps.
 """
 
 import sqlite3
-import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,12 +27,11 @@ from holdfast.base.checksums import crc32c
 from holdfast.base.errors import Damaged
 from holdfast.index.port import Prefix, Row
 from holdfast.index.rules import past_prefix, rolled_up
-from holdfast.index.sqlite.checkpoint import Base
+from holdfast.index.sqlite.checkpoint import Base, Sums, row_checksum, sums_of
 from holdfast.index.sqlite.records import Record, changes_of, members_of
 
 T = TypeVar("T")
 
-_ROW = struct.Struct("<QI")
 _GET_CHUNK = 64
 _PUT_CHUNK = 64
 _SCAN_CHUNK_FIRST = 32
@@ -40,7 +41,8 @@ _COUNT_CHUNK = 20_000
 _CACHE_KIB = 8 << 10
 _WAL_PAGES = 4096
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    key BLOB PRIMARY KEY, revision INTEGER NOT NULL, checksum INTEGER NOT NULL, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (id INTEGER PRIMARY KEY CHECK (id = 1), data BLOB NOT NULL);
 """
 
@@ -101,29 +103,18 @@ class DirectoryCopyFiles:
             raise CopyFailed(f"Cannot remove {self._path}: {error.strerror}.") from error
 
 
-def row_data(key: bytes, value: bytes, revision: int) -> bytes:
-    """What stands beside the key: revision, checksum, value."""
-    return _ROW.pack(revision, _checksum(key, value, revision)) + value
-
-
-def _checksum(key: bytes, value: bytes, revision: int) -> int:
-    return crc32c(value, crc32c(revision.to_bytes(8, "little") + key))
-
-
-def parse_row(key: bytes, data: bytes) -> Row:
-    """The row, verified. Raises CopyFailed."""
-    if len(data) >= _ROW.size:
-        revision, crc = _ROW.unpack_from(data)
-        value = data[_ROW.size :]
-        if _checksum(key, value, revision) == crc:
-            return Row(key, value, revision)
-    raise CopyFailed(f"Row {key!r} in a copy of the index does not verify.")
+def verified(key: bytes, value: bytes, revision: int, checksum: int) -> Row:
+    """The row. Raises CopyFailed when it is not what was written."""
+    if row_checksum(key, value, revision) != checksum:
+        raise CopyFailed(f"Row {key!r} in a copy of the index does not verify.")
+    return Row(key, value, revision)
 
 
 def _wrapped(work: Callable[[], T]) -> T:
     try:
         return work()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+        # A spoiled page can give a column another type or length than was written.
         raise CopyFailed(f"A copy of the index failed: {error}.") from error
 
 
@@ -200,7 +191,11 @@ class CopyWriter:
                     latest[key] = None
             members = members_of(record) or members
         last = records[-1]
-        new = Base(base.incarnation, last.sequence, last.epoch, hash_, revision, members)
+        # In key order, neighbours share pages.
+        keys = sorted(latest)
+        rows = [Row(key, *found) for key in keys if (found := latest[key]) is not None]
+        deleted = [key for key in keys if latest[key] is None]
+        added = sums_of(rows)
 
         def work() -> Base:
             connection = self._connection
@@ -209,10 +204,10 @@ class CopyWriter:
             try:
                 if read_base(connection) != base:
                     raise CopyFailed("A copy of the index is being written by another process.")
-                # In key order, neighbours share pages.
-                keys = sorted(latest)
-                self._put([Row(key, *found) for key in keys if (found := latest[key]) is not None])
-                self._delete([key for key in keys if latest[key] is None])
+                sums = base.sums.minus(self._sums(keys)).plus(added)
+                new = Base(base.incarnation, last.sequence, last.epoch, hash_, revision, members, sums)
+                self._put(rows)
+                self._delete(deleted)
                 _write_base(connection, new)
             except BaseException:
                 connection.execute("ROLLBACK")
@@ -228,7 +223,11 @@ class CopyWriter:
         for at in range(0, len(rows), _PUT_CHUNK):
             part = rows[at : at + _PUT_CHUNK]
             # Made piece by piece, so that a large batch does not hold the interpreter lock for long.
-            items = [item for row in part for item in (row.key, row_data(*row))]
+            items = [
+                item
+                for key, value, revision in part
+                for item in (key, revision, row_checksum(key, value, revision), value)
+            ]
             self._connection.execute(_put_statement(len(part)), items)
 
     def _delete(self, keys: Sequence[bytes]) -> None:
@@ -238,6 +237,17 @@ class CopyWriter:
             marks = ",".join("?" * len(part))
             self._connection.execute(f"DELETE FROM rows WHERE key IN ({marks})", part)  # noqa: S608
 
+    def _sums(self, keys: Sequence[bytes]) -> Sums:
+        """Of the rows of `keys` that are there."""
+        assert self._connection is not None
+        sums = Sums()
+        for at in range(0, len(keys), _PUT_CHUNK):
+            part = keys[at : at + _PUT_CHUNK]
+            marks = ",".join("?" * len(part))
+            statement = f"SELECT {_SUMS} FROM rows WHERE key IN ({marks})"  # noqa: S608
+            sums = sums.plus(Sums(*self._connection.execute(statement, part).fetchone()))
+        return sums
+
     def close(self) -> None:
         """Let go."""
         if self._connection is not None:
@@ -245,10 +255,16 @@ class CopyWriter:
             connection.close()
 
 
+_SUMS = "count(*), coalesce(sum(revision), 0), coalesce(sum(checksum), 0)"
+
+
 @cache
 def _put_statement(rows: int) -> str:
-    marks = ",".join(["(?,?)"] * rows)
-    return f"INSERT INTO rows VALUES {marks} ON CONFLICT (key) DO UPDATE SET data = excluded.data"  # noqa: S608
+    marks = ",".join(["(?,?,?,?)"] * rows)
+    return (
+        f"INSERT INTO rows VALUES {marks} ON CONFLICT (key) DO UPDATE"  # noqa: S608
+        " SET revision = excluded.revision, checksum = excluded.checksum, value = excluded.value"
+    )
 
 
 def read_base(connection: sqlite3.Connection) -> Base | None:
@@ -315,14 +331,15 @@ class CopyReader:
             (raw,) = self._connection.execute(_get_statement(width), padded).fetchone()
             place = 0
             for key in part:
-                head = raw[place : place + 8]
-                if head == b"--------":
+                if raw[place : place + 1] == b"-":
                     rows.append(None)
-                    place += 8
+                    place += 1
                     continue
-                end = place + 8 + int(head, 16)
-                rows.append(parse_row(key, raw[place + 8 : end]))
+                revision, checksum, end = _parse_head(raw, place)
+                rows.append(verified(key, raw[place + _HEAD_CHARS : end], revision, checksum))
                 place = end
+            if width == len(part) and place != len(raw):
+                raise CopyFailed("A copy of the index answered with more than was asked for.")
         return rows
 
     def scan(self, step: ScanStep) -> ScanStep:
@@ -339,11 +356,14 @@ class CopyReader:
             jumped = False
             place, key = 0, step.start
             for _ in range(count):
-                key_bytes, data_bytes = int(raw[place : place + 4], 16), int(raw[place + 4 : place + 12], 16)
-                middle = place + 12 + key_bytes
-                key, place = raw[place + 12 : middle], middle + data_bytes
+                begin = place + 4
+                middle = begin + int(raw[place:begin], 16)
+                key = raw[begin:middle]
+                revision, checksum, place = _parse_head(raw, middle)
                 prefix = rolled_up(key, step.delimiter, step.skip)
-                step.found.append(prefix or parse_row(key, raw[middle:place]))
+                step.found.append(
+                    prefix or verified(key, raw[middle + _HEAD_CHARS : place], revision, checksum)
+                )
                 if len(step.found) == step.limit:
                     step.done = True
                     return step
@@ -371,31 +391,43 @@ class CopyReader:
             connection.close()
 
 
+_HEAD_CHARS = 32
+_ROW = "printf('%016x%08x%08x', revision, checksum & 0xffffffff, length(value)) || value"
+
+
+def _parse_head(raw: bytes, at: int) -> tuple[int, int, int]:
+    """Revision, checksum and the end of the row whose `_ROW` begins at `at`."""
+    revision, checksum = int(raw[at : at + 16], 16), int(raw[at + 16 : at + 24], 16)
+    return revision, checksum, at + _HEAD_CHARS + int(raw[at + 24 : at + _HEAD_CHARS], 16)
+
+
 @cache
 def _get_statement(width: int) -> str:
     marks = ",".join(["(?)"] * width)
     return (
-        "SELECT CAST(group_concat(coalesce(printf('%08x', length(data)) || data, '--------'), '') AS BLOB)"  # noqa: S608
+        f"SELECT CAST(group_concat(coalesce({_ROW}, '-'), '') AS BLOB)"  # noqa: S608
         f" FROM (VALUES {marks}) AS wanted LEFT JOIN rows ON rows.key = wanted.column1"
     )
 
 
 _SCAN = (
-    "SELECT count(*), CAST(group_concat("
-    "printf('%04x%08x', length(key), length(data)) || key || data, '') AS BLOB)"
-    " FROM (SELECT key, data FROM rows WHERE key >= ? AND key < ? ORDER BY key LIMIT ?)"
+    f"SELECT count(*), CAST(group_concat(printf('%04x', length(key)) || key || {_ROW}, '') AS BLOB)"  # noqa: S608
+    " FROM (SELECT key, revision, checksum, value FROM rows WHERE key >= ? AND key < ? ORDER BY key LIMIT ?)"
 )
 
 
 class CopyDump:
-    """All rows of one moment, in key order, in bounded steps; for checkpoints."""
+    """All rows of one moment, in key order, in bounded steps, and whether they add up."""
 
     def __init__(self, files: CopyFiles) -> None:
         self._connection = _wrapped(files.connect)
+        self._base: Base | None = None
         self._after: bytes | None = b""
+        self._walked = Sums()
         self._counted: int | None = -(1 << 63)
-        self.in_table = 0
-        """Rows that `count` has found in the table itself."""
+        self._in_table = Sums()
+        self._in_keys = 0
+        self._key: bytes | None = b""
 
     def base(self) -> Base:
         """Begin; where the moment stands in the log. Raises CopyFailed."""
@@ -403,50 +435,75 @@ class CopyDump:
         def work() -> Base:
             self._connection.execute("PRAGMA query_only = ON")
             self._connection.execute("BEGIN")
-            base = read_base(self._connection)
-            if base is None:
+            self._base = read_base(self._connection)
+            if self._base is None:
                 raise CopyFailed("A copy of the index is not whole.")
-            return base
+            return self._base
 
         return _wrapped(work)
 
     def rows(self, bytes_max: int) -> list[Row]:
-        """The next rows, about `bytes_max` bytes; none at the end. Raises CopyFailed."""
+        """The next rows, about `bytes_max` bytes; none at the end. Raises CopyFailed, at the end, too, when
+        they are not all."""
 
         def work() -> list[Row]:
             rows: list[Row] = []
             size = 0
             while self._after is not None and size < bytes_max:
                 found = self._connection.execute(
-                    "SELECT key, data FROM rows WHERE key > ? ORDER BY key LIMIT 256", (self._after,)
+                    "SELECT key, value, revision, checksum FROM rows WHERE key > ? ORDER BY key LIMIT 256",
+                    (self._after,),
                 ).fetchall()
-                rows += [parse_row(bytes(key), bytes(data)) for key, data in found]
-                size += sum(len(key) + len(data) for key, data in found)
-                self._after = rows[-1].key if len(found) == 256 else None
+                rows += [verified(*row) for row in found]
+                size += sum(len(key) + len(value) for key, value, _, _ in found)
+                self._after = found[-1][0] if len(found) == 256 else None
+            self._walked = self._walked.plus(sums_of(rows))
+            assert self._base is not None
+            if not rows and self._walked != self._base.sums:
+                raise CopyFailed(f"{self._base.sums.rows} rows should be there and {_differ(self._walked)}")
             return rows
 
         return _wrapped(work)
 
-    def count(self) -> bool:
-        """Count some rows of the table itself, of the same moment; False at the end. Raises CopyFailed.
+    def add_up(self) -> bool:
+        """Add up some rows of the same moment; False when all were. Raises CopyFailed when they differ from
+        what should be there.
 
-        `rows` goes by the index of keys. A damaged page can hide entries of it, or rows of the table; the
-        latter are missed when their entries are followed, the former when both are counted."""
+        The table itself, then the keys by which rows are found: a damaged page can hide either."""
 
         def work() -> bool:
-            if self._counted is None:
-                return False
-            found, last = self._connection.execute(
-                "SELECT count(*), max(rowid) FROM"
-                " (SELECT rowid FROM rows NOT INDEXED WHERE rowid > ? ORDER BY rowid LIMIT ?)",
-                (self._counted, _COUNT_CHUNK),
-            ).fetchone()
-            self.in_table += found
-            self._counted = last if found == _COUNT_CHUNK else None
-            return self._counted is not None
+            base = self._base
+            assert base is not None
+            if self._counted is not None:
+                *sums, last = self._connection.execute(
+                    f"SELECT {_SUMS}, max(rowid) FROM (SELECT rowid, revision, checksum FROM rows"  # noqa: S608
+                    " NOT INDEXED WHERE rowid > ? ORDER BY rowid LIMIT ?)",
+                    (self._counted, _COUNT_CHUNK),
+                ).fetchone()
+                self._in_table = self._in_table.plus(Sums(*sums))
+                self._counted = last if sums[0] == _COUNT_CHUNK else None
+                if self._counted is None and self._in_table != base.sums:
+                    raise CopyFailed(f"{base.sums.rows} rows should be there and {_differ(self._in_table)}")
+                return True
+            if self._key is not None:
+                found, last = self._connection.execute(
+                    "SELECT count(*), max(key) FROM"
+                    " (SELECT key FROM rows WHERE key > ? ORDER BY key LIMIT ?)",
+                    (self._key, _COUNT_CHUNK),
+                ).fetchone()
+                self._in_keys += found
+                self._key = last if found == _COUNT_CHUNK else None
+                if self._key is None and self._in_keys != base.sums.rows:
+                    raise CopyFailed(f"{base.sums.rows} rows are there and {self._in_keys} are found")
+                return True
+            return False
 
         return _wrapped(work)
 
     def close(self) -> None:
         """End and let go."""
         self._connection.close()
+
+
+def _differ(found: Sums) -> str:
+    return f"{found.rows} are, or some of them are old"

@@ -37,7 +37,8 @@ class CopyOptions(Struct, frozen=True, kw_only=True):
     `retry_s`: how often one that failed is tried again. `linger_s`: how long the serving copy gathers
     records before it applies them, and `linger_others_s` the others. `apply_bytes` and
     `apply_others_bytes`: log bytes that end the gathering. A scan that waits ends it at once.
-    `confirm_absence`: a second copy has to agree that a key is not there."""
+    `confirm_absence`: a second copy has to agree that a key is not there. `add_up_s`: how often the rows of
+    an open copy are added up."""
 
     kept: int | None = None
     hedge_s: float = 0.1
@@ -48,6 +49,7 @@ class CopyOptions(Struct, frozen=True, kw_only=True):
     apply_bytes: int = 1 << 20
     apply_others_bytes: int = 6 << 20
     confirm_absence: bool = True
+    add_up_s: float = 3600.0
 
 
 class CopyState(Enum):
@@ -77,6 +79,7 @@ class Copy:
         self.lingers_to: int | None = None
         self.slow_since: float | None = None
         self.renew = False
+        self.added_up = 0.0
         self.bytes_seen = 0
         self.left: list[Runner] = []
         self.closing: list[asyncio.Future[None] | None] = []
