@@ -12,6 +12,7 @@ from holdfast.packs.disposal import Disposal, encode_burial, shards_of
 from holdfast.packs.format import HEADER_BYTES
 from holdfast.packs.model import DebtReason, DebtRow, PackRow, Place, Receipt, buried_row, debt_row, pack_row
 from holdfast.packs.quorum import Attempt
+from holdfast.packs.rewrite_plan import Reason, Target
 from holdfast.packs.rewriting import Rewritten
 from holdfast.packs.rows import KnownPack, decode_row
 from holdfast.packs.settling import settle_transaction
@@ -104,7 +105,7 @@ async def test_a_rewrite_that_is_overtaken_by_the_packs_end_leaves_nothing() -> 
     pack = (await write(rig, RS, BODY)).extent.pack
     row = (await rig.packs.rows.fresh(pack)).row
     rig.memories[row.places[2].store].wipe()
-    mending = asyncio.create_task(rig.rewriter.rewrite(pack, [2]))
+    mending = asyncio.create_task(rig.rewriter.rewrite(pack, Reason.HEAL, Target(bad=(2,))))
     while not rig.memories[row.places[2].store]._blobs:  # noqa: ASYNC110 (a store tells nobody)
         await asyncio.sleep(0.0002)
     await die(rig, pack)

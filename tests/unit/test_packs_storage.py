@@ -21,6 +21,7 @@ from holdfast.packs.model import (
     debt_row,
 )
 from holdfast.packs.quorum import Attempt
+from holdfast.packs.rewrite_plan import Reason, Target
 from holdfast.packs.rewriting import Rewritten
 from holdfast.packs.rows import PackRows
 from holdfast.packs.verifying import PackHealth
@@ -209,9 +210,9 @@ async def test_debt_is_paid_when_stores_return() -> None:
     assert row is not None
     assert msgspec.msgpack.decode(row.value, type=DebtRow).promised == RS
     assert (await rig.packs.rows.get(pack)).row.scheme == Scheme(2, 2)
-    assert await rig.rewriter.rewrite(pack) is Rewritten.NOT_POSSIBLE_NOW
+    assert await rig.rewriter.rewrite(pack, Reason.DEBT) is Rewritten.NOT_POSSIBLE_NOW
     rig.attached.update(away)
-    assert await rig.rewriter.rewrite(pack) is Rewritten.DONE
+    assert await rig.rewriter.rewrite(pack, Reason.DEBT) is Rewritten.DONE
     assert await rig.index.get([debt_row(pack)]) == [None]
     report = await rig.verifier.verify(await rig.packs.rows.fresh(pack))
     assert (report.state, report.scheme, report.losses_left) == (PackHealth.WHOLE, RS, 2)
@@ -230,7 +231,7 @@ async def test_lost_shards_are_made_anew_and_proven(shards: tuple[int, ...]) -> 
     report = await rig.verifier.verify(before)
     assert report.state is PackHealth.DEGRADED
     assert {fault.shard for fault in report.faults} == set(shards)
-    assert await rig.rewriter.rewrite(pack, bad=shards) is Rewritten.DONE
+    assert await rig.rewriter.rewrite(pack, Reason.HEAL, Target(bad=shards)) is Rewritten.DONE
     report = await rig.verifier.verify(await rig.packs.rows.fresh(pack))
     assert report.state is PackHealth.WHOLE
     assert await read_all(rig, [written.extent]) == data
@@ -244,7 +245,7 @@ async def test_a_reader_with_an_old_row_finds_the_new_shards() -> None:
     pack = written.extent.pack
     old = await rig.packs.rows.get(pack)
     rig.attached.update(away)
-    assert await rig.rewriter.rewrite(pack) is Rewritten.DONE
+    assert await rig.rewriter.rewrite(pack, Reason.DEBT) is Rewritten.DONE
     for place in old.row.places:
         await rig.attached[place.store].delete(f"{pack.hex()}.{place.shard}.{place.attempt}", timeout_s=1)
     rig.packs.rows.learn(pack, old.row, old.revision)
@@ -280,7 +281,7 @@ async def test_more_than_m_lost_is_said_to_be_lost() -> None:
     assert report.state is PackHealth.LOST
     assert report.losses_left == -1
     with pytest.raises(TooManyShardsLost):
-        await rig.rewriter.rewrite(known.pack, bad=range(6))
+        await rig.rewriter.rewrite(known.pack, Reason.HEAL, Target(bad=tuple(range(6))))
 
 
 async def test_packs_describe_themselves() -> None:

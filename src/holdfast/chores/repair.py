@@ -14,6 +14,7 @@ from msgspec import Struct
 from holdfast.base.clock import Clock
 from holdfast.base.ids import PackId, StoreId
 from holdfast.index.port import Index, Row, prefix_end
+from holdfast.packs.rewrite_plan import Reason, Target
 from holdfast.packs.rewriting import Rewriter, Rewritten
 
 REPORTS_MAX = 10_000
@@ -91,7 +92,8 @@ class Repair:
         shards = report.shards
         outcome = Rewritten.NOT_POSSIBLE_NOW
         try:
-            outcome = await self._rewriter.rewrite(pack, [shard for shard in shards if shard >= 0])
+            target = Target(bad=tuple(shard for shard in shards if shard >= 0))
+            outcome = await self._rewriter.rewrite(pack, Reason.HEAL, target)
         finally:
             if outcome in (Rewritten.NOT_POSSIBLE_NOW, Rewritten.OVERTAKEN):
                 report.tries += 1
@@ -146,7 +148,7 @@ class PayDebts:
         in_vain = self._round_in_vain
         # One that failed says nothing of what is possible: the round is worth repeating soon.
         self._round_in_vain = False
-        outcome = await self._rewriter.rewrite(pack)
+        outcome = await self._rewriter.rewrite(pack, Reason.DEBT)
         self._round_in_vain = in_vain and outcome is not Rewritten.DONE
         if outcome is Rewritten.DONE:
             self.paid += 1

@@ -15,21 +15,14 @@ import msgspec
 from msgspec.structs import replace
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
-from holdfast.base.ids import PackId, StoreId
+from holdfast.base.errors import Fenced, InvalidInput
+from holdfast.base.ids import PackId
 from holdfast.base.randomness import Randomness
-from holdfast.chores.absent import FindAbsent
-from holdfast.chores.chore import Chore, ChoreRunner
-from holdfast.chores.cleanup import Cleanup
-from holdfast.chores.collect import Collect, Sweep
-from holdfast.chores.repair import PayDebts, Repair
-from holdfast.chores.replaced import FindReplaced
-from holdfast.chores.strays import FindStrays
 from holdfast.health import StoreHealth
 from holdfast.health.observing import HealthObserver
 from holdfast.index.port import IndexState
 from holdfast.node import credentials as credentials_file
-from holdfast.node.census import Census
+from holdfast.node.background import Background
 from holdfast.node.config import Config
 from holdfast.node.credentials import Credentials
 from holdfast.node.events import Events
@@ -42,8 +35,6 @@ from holdfast.node.verifying import Verifications
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs import codec
-from holdfast.packs.disposal import Disposal
-from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import Verifier
 from holdfast.packs.watched import WatchedIndex
@@ -106,8 +97,8 @@ class Node:
         await self._server.start()
         stack.push_async_callback(self._server.stop, DRAIN_S)
         stack.push_async_callback(self._verifications.close)
-        self._chores.start()
-        stack.push_async_callback(self._chores.close)
+        self._background.start(self._objects)
+        stack.push_async_callback(self._background.close)
         self._watch(stack, keeper.watch())
         self._watch(stack, self._keep_noting())
         self.endpoint = _endpoint(config.host, self._server.port)
@@ -131,53 +122,23 @@ class Node:
 
     def _build_packs(self, index: WatchedIndex, randomness: Randomness) -> None:
         keeper, health, clock = self._keeper, self._health, self._clock
-        stores = keeper.attached
         codec.prepare(self._config.scheme)
         self._packs = packs = Packs(
-            stores, keeper.topology, index, health, clock, randomness, on_damage=self._damaged
+            keeper.attached, keeper.topology, index, health, clock, randomness, on_damage=self._damaged
         )
-        rewriter = Rewriter(
-            stores,
-            keeper.topology,
-            index,
-            packs.rows,
-            packs.reader,
-            packs.writer,
-            clock,
-            randomness,
-        )
-        self._repair = Repair(rewriter, self._mended)
-        self._debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
-        self._absent = FindAbsent(stores, index, self._repair.report, lambda: self._repair.has_room)
-        keeper.on_attached = self._attached
         self._objects = Objects(index, packs, clock, randomness, self._objects_settings())
-        self._census = Census(index, stores, self._is_up, keeper.topology, clock)
-        verifier = Verifier(stores, index, packs.rows, packs.reader, clock)
+        self._background = background = Background(
+            keeper, health, index, packs, clock, randomness, self._events.tell, may_delete=not self._ahead
+        )
+        keeper.on_attached = background.attached
+        verifier = Verifier(keeper.attached, index, packs.rows, packs.reader, clock)
         self._verifications = Verifications(
             verifier.verify_all,
-            lambda: self._census.status().packs,
+            lambda: background.census.status().packs,
             keeper.slot_of,
             clock,
             randomness,
         )
-        chores: list[Chore] = [
-            self._repair,
-            self._debts,
-            self._absent,
-            FindReplaced(index, keeper.topology, self._repair.report),
-            Cleanup(self._objects.finish_cleanups),
-            self._census,
-        ]
-        if not self._ahead:
-            strays = FindStrays(stores, index, clock)
-            disposal = Disposal(
-                stores,
-                index,
-                keeper.is_gone,
-                lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
-            )
-            chores += [Collect(index, packs.rows, packs.reader.in_use), Sweep(disposal), strays]
-        self._chores = ChoreRunner(chores, clock, self._chore_failed)
 
     def _objects_settings(self) -> ObjectsSettings:
         config = self._config
@@ -221,22 +182,8 @@ class Node:
     # What the parts tell
 
     def _damaged(self, pack: PackId, shard: int, what: str) -> None:
-        self._repair.report(pack, shard, what)
-
-    def _mended(self, pack: PackId, why: str) -> None:
-        self._events.tell("shards that were missing or wrong are being written again")
-
-    def _attached(self, store: StoreId) -> None:
-        self._absent.look_at(store)
-
-    def _chore_failed(self, name: str, error: HoldfastError) -> None:
-        self._events.tell(f"the chore {name} will try again: {error}")
-
-    def _is_up(self, store: StoreId) -> bool:
-        return self._health.readable(store) or self._health.writable(store)
-
-    def _writable(self) -> frozenset[StoreId]:
-        return frozenset(store for store in self._keeper.attached if self._health.writable(store))
+        # Packs are built before the chores that mend them, and read nothing until both are there.
+        self._background.damaged(pack, shard, what)
 
     # What is asked
 
@@ -260,12 +207,13 @@ class Node:
 
     async def status(self) -> Status:
         """How everything is now."""
-        await self._census.whole()
+        background = self._background
+        await background.census.whole()
         packs = replace(
-            self._census.status(),
-            repairs_waiting=self._repair.waiting,
-            repaired=self._repair.repaired,
-            debts_paid=self._debts.paid,
+            background.census.status(),
+            repairs_waiting=background.repair.waiting,
+            repaired=background.repair.repaired,
+            debts_paid=background.debts.paid,
         )
         return make_status(
             endpoint=self.endpoint,
@@ -275,7 +223,7 @@ class Node:
             index=self._index.status(),
             packs=packs,
             promise=self.promise,
-            packs_survive={level.value: count for level, count in self._census.survives.items()},
+            packs_survive={level.value: count for level, count in background.census.survives.items()},
             events=self._events.last(EVENTS_SHOWN),
         )
 

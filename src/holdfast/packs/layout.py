@@ -13,6 +13,8 @@ exactly one place.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from holdfast.scheme import Scheme
+
 BLOCK_BYTES = 4096
 """The unit of verification: each block has its own checksum."""
 
@@ -74,6 +76,10 @@ class Layout:
         """Bytes of each unit of a stripe."""
         return self.unit_bytes if stripe < self.full_stripes else self.last_unit_bytes
 
+    def blocks_of(self, stripe: int) -> tuple[int, int]:
+        """The first block of a stripe's units in the data region of their shards, and how many they are."""
+        return self.shard_offset(stripe) // BLOCK_BYTES, self.unit_of(stripe) // BLOCK_BYTES
+
     def shard_offset(self, stripe: int) -> int:
         """Where a stripe's units lie in the data region of their shards."""
         return stripe * self.unit_bytes
@@ -91,3 +97,18 @@ class Layout:
             yield Slice(stripe, shard, stripe * self.unit_bytes + at, take)
             offset += take
             length -= take
+
+
+def choose_scheme(promised: Scheme, stored_bytes: int, stores: int) -> Scheme | None:
+    """The scheme closest to `promised` whose real shards fit `stores` stores: m kept, k shrunk. None
+    when not even one data shard fits."""
+    for k in range(promised.k, 0, -1):
+        if Layout(k, stored_bytes).real_data_shards + promised.m <= stores:
+            return Scheme(k, promised.m)
+    return None
+
+
+def real_shards(scheme: Scheme, stored_bytes: int) -> list[int]:
+    """The shards of a pack of so many stored bytes that are written at all."""
+    layout = Layout(scheme.k, stored_bytes)
+    return [shard for shard in range(scheme.n) if not layout.is_virtual(shard)]

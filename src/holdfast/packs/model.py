@@ -62,6 +62,7 @@ class DebtReason(Enum):
     STORES_MISSING = "stores-missing"
     STRAGGLER = "straggler"
     PLACEMENT = "placement"
+    SCHEME = "scheme"
 
 
 class DebtRow(Struct, frozen=True, array_like=True):

@@ -6,10 +6,11 @@ Readers that still follow the old row find a shard gone and look again. The new 
 from their media before the row moves; one that does not agree ends the rewrite with nothing changed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.base.checksums import Buffer
@@ -21,11 +22,9 @@ from holdfast.index.port import Committed, Expect, Index, Transaction
 from holdfast.packs import codec
 from holdfast.packs.disposal import further_burial
 from holdfast.packs.errors import PackGone
-from holdfast.packs.layout import BLOCK_BYTES
 from holdfast.packs.model import (
     DebtReason,
     DebtRow,
-    PackRow,
     Place,
     buried_row,
     debt_row,
@@ -34,14 +33,27 @@ from holdfast.packs.model import (
 )
 from holdfast.packs.quorum import Attempt
 from holdfast.packs.reading import Reader
+from holdfast.packs.rewrite_plan import Plan, Reason, Step, Target, plan_rewrite
 from holdfast.packs.rows import KnownPack, PackRows, encode_row
-from holdfast.packs.writing import Encoded, Writer, choose_scheme, encode
+from holdfast.packs.writing import Encoded, Writer, encode
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store
-from holdfast.topology import Topology, place
+from holdfast.topology import Topology
 
 THROW_AWAY_TRIES = 5
 THROW_AWAY_PAUSE_S = 0.2
+
+NO_TARGET = Target()
+
+Puts = tuple[tuple[bytes, bytes], ...]
+
+_OWED_FOR = {
+    Reason.HEAL: DebtReason.STORES_MISSING,
+    Reason.DEBT: DebtReason.STORES_MISSING,
+    Reason.DRAIN: DebtReason.STORES_MISSING,
+    Reason.REBALANCE: DebtReason.STORES_MISSING,
+    Reason.SCHEME: DebtReason.SCHEME,
+}
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(DebtRow)
@@ -80,11 +92,10 @@ class Rewriter:
         self._clock = clock
         self._randomness = randomness
 
-    async def rewrite(self, pack: PackId, bad: Iterable[int] = ()) -> Rewritten:
-        """Give a pack what it was promised, as far as the stores allow now.
+    async def rewrite(self, pack: PackId, reason: Reason, target: Target = NO_TARGET) -> Rewritten:
+        """Give a pack what it was promised and what `target` asks for, as far as the stores allow now.
 
-        `bad` are shards that someone found missing or wrong: each is looked at again first. Raises
-        TooManyShardsLost or TooFewShardsAnswer when the pack can't be read, and the stores' errors.
+        Raises TooManyShardsLost or TooFewShardsAnswer when the pack can't be read, and the stores' errors.
         """
         try:
             known = await self._rows.fresh(pack)
@@ -92,96 +103,89 @@ class Rewriter:
             return Rewritten.GONE
         (found,) = await self._index.get([debt_row(pack)])
         debt = _decoder.decode(found.value) if found else None
-        promised = debt.promised if debt else known.row.scheme
-        candidates = self._writer.candidates(set(), 0)
-        scheme = choose_scheme(promised, known.row.stored_bytes, len(candidates))
-        judged = {shard: await self._is_bad(known, shard) for shard in bad if shard in known.places}
-        faulty = {shard for shard, is_bad in judged.items() if is_bad}
-        faulty |= set(known.missing)
-        if scheme is not None and scheme.k > known.row.scheme.k:
-            return await self._anew(known, debt, scheme, candidates)
-        if faulty:
-            return await self._replace(known, debt, faulty, candidates)
-        if None in judged.values():
-            return Rewritten.NOT_POSSIBLE_NOW
-        if debt is None:
-            return Rewritten.NOTHING_TO_DO
-        if known.row.scheme == promised:
-            return await self._forgive(known)
-        return Rewritten.NOT_POSSIBLE_NOW
-
-    async def _forgive(self, known: KnownPack) -> Rewritten:
-        """Nothing is missing any more; take the debt from the record."""
-        change = Transaction(
-            (Expect(pack_row(known.pack), known.revision),),
-            ((pack_row(known.pack), encode_row(known.row)),),
-            (debt_row(known.pack),),
+        judged = {shard: await self._is_bad(known, shard) for shard in target.bad if shard in known.places}
+        lost = {shard for shard, is_bad in judged.items() if is_bad} | set(known.missing)
+        lost |= {place_.shard for place_ in known.row.places if place_.store in target.gone}
+        plan = plan_rewrite(
+            known.row,
+            frozenset(lost),
+            target,
+            debt.promised if debt else None,
+            self._writer.candidates(set(target.gone), 0),
+            self._topology(),
+            in_doubt=any(judged[shard] is None for shard in judged.keys() - lost),
         )
-        (outcome,) = await self._index.commit([change])
-        return Rewritten.DONE if isinstance(outcome, Committed) else Rewritten.OVERTAKEN
+        job = _Job(known, debt, plan, _OWED_FOR[reason])
+        match plan.step:
+            case Step.ANEW:
+                return await self._carry_out(job, await self._anew(known, plan.scheme), keep=())
+            case Step.REPLACE:
+                keep = tuple(place_ for place_ in known.row.places if place_.shard not in plan.homes)
+                return await self._carry_out(job, await self._shards(known, plan), keep)
+            case Step.FORGIVE:
+                return await self._record(known, (), (debt_row(pack),), Rewritten.DONE)
+            case Step.OWE:
+                owed = DebtRow(plan.promised, job.owed_for)
+                debts = ((debt_row(pack), _encoder.encode(owed)),)
+                return await self._record(known, debts, (), Rewritten.NOT_POSSIBLE_NOW)
+            case Step.NOT_NOW:
+                return Rewritten.NOT_POSSIBLE_NOW
+            case Step.NOTHING:
+                return Rewritten.NOTHING_TO_DO
 
-    async def _anew(
-        self, known: KnownPack, debt: DebtRow | None, scheme: Scheme, candidates: list[StoreId]
+    async def _record(
+        self, known: KnownPack, puts: Puts, deletes: tuple[bytes, ...], then: Rewritten
     ) -> Rewritten:
+        """Change only what is on record about a pack, together with a touch of its row."""
+        row = (pack_row(known.pack), encode_row(known.row))
+        change = Transaction((Expect(pack_row(known.pack), known.revision),), (row, *puts), deletes)
+        (outcome,) = await self._index.commit([change])
+        return then if isinstance(outcome, Committed) else Rewritten.OVERTAKEN
+
+    async def _anew(self, known: KnownPack, scheme: Scheme) -> Encoded:
         """All of the pack in another scheme."""
         payload: list[Buffer] = []
         for stripe in range(known.layout.stripes):
             payload += await self._reader.stripes(known, stripe, 1)
             await self._clock.sleep(0)
-        encoded = await encode(scheme, payload, known.row.stored_bytes, self._clock)
-        chosen = place(self._topology(), len(encoded.units), candidates)
-        row = replace(known.row, scheme=scheme, places=())
-        attempts = [
-            Attempt(shard, store, self._new_attempt())
-            for shard, store in zip(sorted(encoded.units), chosen, strict=True)
-        ]
-        return await self._carry_out(known, debt, row, encoded, attempts, keep=())
+        return await encode(scheme, payload, known.row.stored_bytes, self._clock)
 
-    async def _replace(
-        self, known: KnownPack, debt: DebtRow | None, faulty: set[int], candidates: list[StoreId]
-    ) -> Rewritten:
-        """Only the shards that are missing or wrong, in the scheme the pack has."""
-        keep = tuple(place for place in known.row.places if place.shard not in faulty)
-        kept_stores = [place.store for place in keep]
-        free = [store for store in candidates if store not in kept_stores]
-        chosen = place(self._topology(), len(faulty), free, taken=kept_stores)
-        if not chosen:
-            return Rewritten.NOT_POSSIBLE_NOW
-        # With fewer stores than faults, data first: those are what reads rebuild again and again.
-        mending = sorted(faulty)[: len(chosen)]
-        keep += tuple(
-            place for place in known.row.places if place.shard in faulty and place.shard not in mending
-        )
-        units: dict[int, list[Buffer]] = {shard: [] for shard in mending}
+    async def _shards(self, known: KnownPack, plan: Plan) -> Encoded:
+        """Only the shards that get a new home, in the scheme that the pack has: copied where they are whole,
+        else made from k others."""
         scheme = known.row.scheme
+        units: dict[int, list[Buffer]] = {shard: [] for shard in plan.homes}
+        copied = {shard for shard in plan.copied if known.places[shard].store in self._stores}
         for stripe in range(known.layout.stripes):
-            (data,) = await self._reader.stripes(known, stripe, 1)
-            whole = bytes(data)
             unit = known.layout.unit_of(stripe)
-            redundant = codec.parity(scheme, whole) if any(shard >= scheme.k for shard in mending) else []
-            for shard in mending:
-                if shard < scheme.k:
-                    units[shard].append(memoryview(whole)[shard * unit : (shard + 1) * unit])
-                else:
-                    units[shard].append(redundant[shard - scheme.k])
+            for shard in list(copied):
+                try:
+                    units[shard].append(await self._copy(known, shard, stripe))
+                except HoldfastError:
+                    copied.remove(shard)  # from here on it is made anew
+            made = [shard for shard in plan.homes if shard not in copied]
+            if made:
+                (data,) = await self._reader.stripes(known, stripe, 1)
+                whole = bytes(data)
+                redundant = codec.parity(scheme, whole) if any(shard >= scheme.k for shard in made) else []
+                for shard in made:
+                    if shard < scheme.k:
+                        units[shard].append(memoryview(whole)[shard * unit : (shard + 1) * unit])
+                    else:
+                        units[shard].append(redundant[shard - scheme.k])
             await self._clock.sleep(0)
-        attempts = [
-            Attempt(shard, store, self._new_attempt()) for shard, store in zip(mending, chosen, strict=True)
-        ]
-        row = replace(known.row, places=())
-        return await self._carry_out(known, debt, row, Encoded(known.layout, units), attempts, keep=keep)
+        return Encoded(known.layout, units)
 
-    async def _carry_out(
-        self,
-        known: KnownPack,
-        debt: DebtRow | None,
-        row: PackRow,
-        encoded: Encoded,
-        attempts: list[Attempt],
-        keep: tuple[Place, ...],
-    ) -> Rewritten:
+    async def _copy(self, known: KnownPack, shard: int, stripe: int) -> Buffer:
+        """A shard's unit as it is where it lies, verified."""
+        first, count = known.layout.blocks_of(stripe)
+        return await self._reader.shard_blocks(known, shard, first, count)
+
+    async def _carry_out(self, job: "_Job", encoded: Encoded, keep: tuple[Place, ...]) -> Rewritten:
         """Write the shards, read them back, move the row. Whatever fails, the old row stays true."""
-        pack = known.pack
+        known, pack = job.known, job.known.pack
+        row = replace(known.row, scheme=job.plan.scheme, places=())
+        attempts = [Attempt(shard, store, self._new_attempt()) for shard, store in job.plan.homes.items()]
         written: list[Attempt] = []
         try:
             for attempt in attempts:
@@ -189,30 +193,15 @@ class Rewriter:
                 await self._writer.put_shard(pack, row, encoded, attempt)
             added = tuple(Place(attempt.shard, attempt.store, attempt.attempt) for attempt in attempts)
             places = tuple(sorted((*keep, *added), key=lambda place: place.shard))
-            changed = replace(row, places=places)
-            after = KnownPack(pack, changed, known.revision)
+            after = KnownPack(pack, replace(row, places=places), known.revision)
             for attempt in attempts:
                 await self._read_back(after, attempt.shard)
-            trash = {
-                trash_row(place.store, shard_name(pack, place.shard, place.attempt)): b""
-                for place in known.row.places
-                if place not in places
-            }
-            puts = [(pack_row(pack), encode_row(changed)), *trash.items()]
-            deletes: tuple[bytes, ...] = ()
-            promised = debt.promised if debt else known.row.scheme
-            if changed.scheme == promised and not after.missing:
-                deletes = (debt_row(pack),) if debt else ()
-            else:
-                reason = debt.reason if debt else DebtReason.STORES_MISSING
-                puts.append((debt_row(pack), _encoder.encode(DebtRow(promised, reason, after.missing))))
-            change = Transaction((Expect(pack_row(pack), known.revision),), tuple(puts), deletes)
-            (outcome,) = await self._index.commit([change])
+            (outcome,) = await self._index.commit([job.change(after)])
         except HoldfastError:
             await self._throw_away(pack, written)
             raise
         if isinstance(outcome, Committed):
-            self._rows.learn(pack, changed, outcome.revision)
+            self._rows.learn(pack, after.row, outcome.revision)
             return Rewritten.DONE
         # Conflict: somebody else moved the row. Unknown: perhaps we did. Either way the row decides
         # which shards live; those that it does not name are thrown away.
@@ -222,8 +211,7 @@ class Rewriter:
     async def _read_back(self, known: KnownPack, shard: int) -> None:
         await self._reader.check_header(known, shard)
         for stripe in range(known.layout.stripes):
-            first = known.layout.shard_offset(stripe) // BLOCK_BYTES
-            count = known.layout.unit_of(stripe) // BLOCK_BYTES
+            first, count = known.layout.blocks_of(stripe)
             await self._reader.shard_blocks(known, shard, first, count, uncached=True)
             await self._clock.sleep(0)
 
@@ -275,3 +263,31 @@ class Rewriter:
     def _new_attempt(self) -> int:
         """An attempt number that was never used: 32 random bits, and the store refuses a name twice."""
         return self._randomness.below(2**32 - 1) + 1
+
+
+class _Job(Struct, frozen=True):
+    """One rewrite: the pack as it was looked at, its debt, what is to be done, and what a debt that this
+    leaves is owed for."""
+
+    known: KnownPack
+    debt: DebtRow | None
+    plan: Plan
+    owed_for: DebtReason
+
+    def change(self, after: KnownPack) -> Transaction:
+        """The row moves, shards that it does not name any more are dead, and the debt is what it is now."""
+        pack, before = self.known.pack, self.known.row
+        puts = [(pack_row(pack), encode_row(after.row))]
+        puts += [
+            (trash_row(place.store, shard_name(pack, place.shard, place.attempt)), b"")
+            for place in before.places
+            if place not in after.row.places
+        ]
+        deletes: tuple[bytes, ...] = ()
+        if after.row.scheme == self.plan.promised and not after.missing:
+            deletes = (debt_row(pack),) if self.debt else ()
+        else:
+            reason = self.debt.reason if self.debt else self.owed_for
+            owed = DebtRow(self.plan.promised, reason, after.missing)
+            puts.append((debt_row(pack), _encoder.encode(owed)))
+        return Transaction((Expect(pack_row(pack), self.known.revision),), tuple(puts), deletes)

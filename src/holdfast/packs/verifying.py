@@ -17,7 +17,6 @@ from holdfast.base.ids import PackId, StoreId
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.packs import codec
 from holdfast.packs.errors import PackGone
-from holdfast.packs.layout import BLOCK_BYTES
 from holdfast.packs.reading import Reader
 from holdfast.packs.rows import KnownPack, PackRows, decode_row
 from holdfast.scheme import Scheme
@@ -100,7 +99,7 @@ class Verifier:
                 faults[shard] = ShardFault(shard, place.store, fault)
         for stripe in range(layout.stripes):
             unit = layout.unit_of(stripe)
-            first, count = layout.shard_offset(stripe) // BLOCK_BYTES, unit // BLOCK_BYTES
+            first, count = layout.blocks_of(stripe)
             units: dict[int, Buffer] = dict.fromkeys(known.virtual, bytes(unit))
             for shard, place in known.places.items():
                 if shard in faults:

@@ -21,7 +21,7 @@ from holdfast.health import StoreHealth, StoreState
 from holdfast.packs import codec
 from holdfast.packs.errors import BelowFloor
 from holdfast.packs.format import ShardHeader, binding, block_checksums, encode_head
-from holdfast.packs.layout import BLOCK_BYTES, Layout
+from holdfast.packs.layout import BLOCK_BYTES, Layout, choose_scheme, real_shards
 from holdfast.packs.model import DebtReason, DebtRow, PackRow, Place, Receipt
 from holdfast.packs.quorum import Attempt, Verdict, WriteRound
 from holdfast.scheme import Scheme
@@ -312,19 +312,10 @@ class Writer:
             stores[at], stores[other] = stores[other], stores[at]
 
 
-def choose_scheme(promised: Scheme, stored_bytes: int, stores: int) -> Scheme | None:
-    """The scheme closest to `promised` whose real shards fit `stores` stores: m kept, k shrunk. None
-    when not even one data shard fits."""
-    for k in range(promised.k, 0, -1):
-        if Layout(k, stored_bytes).real_data_shards + promised.m <= stores:
-            return Scheme(k, promised.m)
-    return None
-
-
 async def encode(scheme: Scheme, buffers: Sequence[Buffer], stored: int, clock: Clock) -> Encoded:
     """Cut the buffers into stripes and make the redundant units, yielding between stripes."""
     layout = Layout(scheme.k, stored)
-    real = [shard for shard in range(scheme.n) if not layout.is_virtual(shard)]
+    real = real_shards(scheme, stored)
     units: dict[int, list[Buffer]] = {shard: [] for shard in real}
     source = _Source(buffers)
     for stripe in range(layout.stripes):

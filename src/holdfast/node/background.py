@@ -1,0 +1,108 @@
+"""The node's chores: built from its parts, run side by side, asked for the status.
+
+What must hold: on the word of an index that shows less than a store has seen, nothing is ever deleted; so
+the chores that delete are not even built then.
+"""
+
+from collections.abc import Callable
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import HoldfastError
+from holdfast.base.ids import PackId, StoreId
+from holdfast.base.randomness import Randomness
+from holdfast.chores.absent import FindAbsent
+from holdfast.chores.chore import Chore, ChoreRunner
+from holdfast.chores.cleanup import Cleanup
+from holdfast.chores.collect import Collect, Sweep
+from holdfast.chores.repair import PayDebts, Repair
+from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.strays import FindStrays
+from holdfast.health import StoreHealth
+from holdfast.node.census import Census
+from holdfast.node.keeper import Keeper
+from holdfast.objects.service import Objects
+from holdfast.packs.disposal import Disposal
+from holdfast.packs.rewriting import Rewriter
+from holdfast.packs.storage import Packs
+from holdfast.packs.watched import WatchedIndex
+
+
+class Background:
+    """All chores of a node. `tell` takes a sentence about what happened; `may_delete` is whether the index
+    can be trusted with that."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        health: StoreHealth,
+        index: WatchedIndex,
+        packs: Packs,
+        clock: Clock,
+        randomness: Randomness,
+        tell: Callable[[str], None],
+        *,
+        may_delete: bool,
+    ) -> None:
+        self._keeper = keeper
+        self._health = health
+        self._index = index
+        self._packs = packs
+        self._clock = clock
+        self._tell = tell
+        self._may_delete = may_delete
+        stores, topology = keeper.attached, keeper.topology
+        rewriter = Rewriter(
+            stores, topology, index, packs.rows, packs.reader, packs.writer, clock, randomness
+        )
+        self.repair = Repair(rewriter, self._mended)
+        self.debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
+        self.census = Census(index, stores, self._is_up, topology, clock)
+        self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
+        self._runner = ChoreRunner([], clock, self._failed)
+
+    def start(self, objects: Objects) -> None:
+        """Begin."""
+        index, packs = self._index, self._packs
+        chores: list[Chore] = [
+            self.repair,
+            self.debts,
+            self._absent,
+            FindReplaced(index, self._keeper.topology, self.repair.report),
+            Cleanup(objects.finish_cleanups),
+            self.census,
+        ]
+        if self._may_delete:
+            strays = FindStrays(self._keeper.attached, index, self._clock)
+            disposal = Disposal(
+                self._keeper.attached,
+                index,
+                self._keeper.is_gone,
+                lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
+            )
+            chores += [Collect(index, packs.rows, packs.reader.in_use), Sweep(disposal), strays]
+        self._runner = ChoreRunner(chores, self._clock, self._failed)
+        self._runner.start()
+
+    async def close(self) -> None:
+        """Stop where they are."""
+        await self._runner.close()
+
+    def damaged(self, pack: PackId, shard: int, what: str) -> None:
+        """Packs found something wrong; see `holdfast.packs.reading.DamageReport`."""
+        self.repair.report(pack, shard, what)
+
+    def attached(self, store: StoreId) -> None:
+        """A store came, or came back: what it should hold is looked for."""
+        self._absent.look_at(store)
+
+    def _mended(self, pack: PackId, why: str) -> None:
+        self._tell("shards that were missing or wrong are being written again")
+
+    def _failed(self, name: str, error: HoldfastError) -> None:
+        self._tell(f"the chore {name} will try again: {error}")
+
+    def _is_up(self, store: StoreId) -> bool:
+        return self._health.readable(store) or self._health.writable(store)
+
+    def _writable(self) -> frozenset[StoreId]:
+        return frozenset(store for store in self._keeper.attached if self._health.writable(store))
