@@ -11,6 +11,7 @@ from enum import Enum
 from holdfast.base.randomness import SeededRandomness
 from holdfast.index.memory import Fault, Mishap
 from holdfast.stores.faulty import FaultScript
+from tests.kit.harm import Harm, harmed
 from tests.simulation.world import Slot, World
 
 UNKNOWN_LATER_S = 2.0
@@ -35,8 +36,12 @@ class DiskFault(Enum):
     READ_ONLY = "read-only"
     ROT = "rot"
     REPLACED = "replaced"
+    OLD_IMAGE = "old image"
     LIES = "lies"
 
+
+PAIRWISE = "two disks swapped"
+"""What it is called when two disks are in each other's places: two faults at once."""
 
 SILENT = (DiskFault.HANG, DiskFault.VANISH, DiskFault.SLOW)
 """Those that the limit of 250 ms is promised for."""
@@ -73,21 +78,31 @@ def begin(slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
             rot(slot, chance)
         case DiskFault.REPLACED:
             slot.replace()
+        case DiskFault.OLD_IMAGE:
+            slot.put_back_image()
         case DiskFault.LIES:
             slot.memory.sync_lies = True
 
 
 def rot(slot: Slot, chance: SeededRandomness) -> None:
-    """Bytes on the medium change."""
-    names = sorted(slot.memory._blobs)
-    for _ in range(min(len(names), 5)):
+    """What lies on the medium changes: bits, stretches of zeros, ends that are cut off or grown, a shard in
+    the place of another, a shard that is gone."""
+    blobs = slot.memory.medium
+    names = sorted(blobs)
+    for _ in range(min(len(names), 1 + chance.below(8))):
         name = names[chance.below(len(names))]
-        slot.memory.damage(name, chance.below(len(slot.memory._blobs[name])), 1 << chance.below(8))
+        harm = tuple(Harm)[chance.below(len(Harm))]
+        other = blobs.get(names[chance.below(len(names))])
+        old = blobs.get(name)
+        if old is not None:
+            at = chance.below(len(old))
+            slot.memory.spoil(name, harmed(old, harm, at, min(len(old), at + 1 + chance.below(9000)), other))
 
 
 def end(slot: Slot) -> None:
     """All is well with the disk again, but for what it lost."""
     slot.script.__dict__.update(FaultScript().__dict__)
+    slot.put_right()
     slot.memory.sync_lies = False
     slot.memory.settle()
 
@@ -113,6 +128,18 @@ class Troubles:
         self._count(f"disk {fault.value}")
         self._world.trace.note(slot.name, fault.value)
         begin(slot, fault, chance)
+
+    def another(self, slot: Slot, fault: DiskFault, chance: SeededRandomness, *, repairing: bool) -> None:
+        """A disk falls ill after others, before all is whole again; `repairing` says that the repair of what
+        they lost was seen to be under way."""
+        if repairing:
+            self._count("another during repair")
+        self.disk(slot, fault, chance)
+
+    def swap(self, one: Slot, other: Slot) -> None:
+        """Two disks change places."""
+        self._count(PAIRWISE)
+        one.swap(other)
 
     async def index(self, chance: SeededRandomness, seconds: float) -> None:
         """The index misbehaves for a while, if somebody uses it."""

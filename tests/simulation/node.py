@@ -26,8 +26,9 @@ from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.stores.faulty import FaultyStore
+from holdfast.stores.identity import Noted, judge
 from holdfast.stores.measured import MeasuredStore
-from holdfast.stores.port import Store
+from holdfast.stores.port import Attachment, Store
 from holdfast.topology import Location, Topology
 from tests.simulation.parts import NotedIndex, PluggedStore, Power
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ROUND_S = 1.0
 LOOK_EVERY_ROUNDS = 3
+NOTE_EVERY_ROUNDS = 5
 PROBE_TIMEOUT_S = 2.0
 
 
@@ -73,6 +75,7 @@ class SimulatedNode:
         self._held: dict[str, StoreId] = {}
         self._faulty: list[FaultyStore] = []
         self._rounds = 0
+        self.mended = 0
         self.packs = Packs(self.attached, self.topology, index, self.health, clock, randomness, self._damaged)
         self.rewriter = Rewriter(
             self.attached,
@@ -136,12 +139,12 @@ class SimulatedNode:
     def start(self) -> None:
         """Attach who is there, begin the chores and the watch."""
         for slot in self._world.slots:
-            self._held[slot.name] = slot.memory.id
-            if slot.script.vanished:
-                self.health.add(slot.memory.id, self.clock.monotonic())
-                self.health.vanished(slot.memory.id, self.clock.monotonic(), "not there at the start")
-            else:
+            if (reason := self._refusal(slot)) is None:
                 self._attach(slot)
+            elif (store := slot.expects.store) is not None:
+                self._held[slot.name] = store
+                self.health.add(store, self.clock.monotonic())
+                self.health.vanished(store, self.clock.monotonic(), reason)
         self.chores.start()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
@@ -151,9 +154,18 @@ class SimulatedNode:
         for store in self._faulty:
             store.crash()
 
+    def _refusal(self, slot: "Slot") -> str | None:
+        """Why what is found at a place cannot be used; None when it can. Who is new moves in."""
+        judgement = judge(slot.found, slot.expects)
+        if judgement.attachment is Attachment.NEW:
+            slot.move_in()
+            judgement = judge(slot.found, slot.expects)
+        return None if judgement.attachment is Attachment.READY else judgement.reason
+
     def _attach(self, slot: "Slot") -> None:
         world = self._world
         store = slot.memory.id
+        slot.memory_in_use = slot.memory
         faulty = FaultyStore(
             slot.memory,
             slot.script,
@@ -185,6 +197,8 @@ class SimulatedNode:
             looks += [slot for slot in slots if slot not in there]
         for slot in looks:
             self._look_again(slot)
+        if self._rounds % NOTE_EVERY_ROUNDS == 0:
+            self._note()
         for event in self.health.take_events():
             self._world.trace.note(event.store, event.before.value, "->", event.after.value, event.reason)
 
@@ -199,15 +213,23 @@ class SimulatedNode:
         return error is not None
 
     def _look_again(self, slot: "Slot") -> None:
-        store, found = self._held[slot.name], slot.memory.id
-        if slot.script.vanished:
+        store = self._held[slot.name]
+        if (reason := self._refusal(slot)) is not None:
             if self.attached.pop(store, None) is not None:
-                self.health.vanished(store, self.clock.monotonic(), "its directory is gone")
-        elif store != found or store not in self.attached:
+                self._world.trace.note("away", store, reason)
+                self.health.vanished(store, self.clock.monotonic(), reason)
+        elif slot.memory is not slot.memory_in_use or store not in self.attached:
             self.attached.pop(store, None)
-            self._world.trace.note("attached", found)
+            self._world.trace.note("attached", slot.memory.id)
             self._attach(slot)
-            self.absent.look_at(found)
+            self.absent.look_at(slot.memory.id)
+
+    def _note(self) -> None:
+        """As the node's: the stores remember how far the index is, so that old images are recognised."""
+        noted = Noted(self._world.rows.incarnation, self._world.rows.revision)
+        for slot in self._world.slots:
+            if slot.memory is slot.memory_in_use and not slot.script.vanished:
+                slot.note(noted)
 
     def _writable(self) -> frozenset[StoreId]:
         return frozenset(store for store in self.attached if self.health.writable(store))
@@ -217,6 +239,7 @@ class SimulatedNode:
         self.repair.report(pack, shard, what)
 
     def _mended(self, pack: PackId, why: str) -> None:
+        self.mended += 1
         self._world.trace.note("mended", pack.hex(), why)
 
     def _chore_failed(self, name: str, error: HoldfastError) -> None:

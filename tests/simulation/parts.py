@@ -41,14 +41,15 @@ class Power:
 
 
 class PutLog:
-    """When each shard's put began, and which were told to be overdue: where strays come from. Looks over
-    the shoulder of whoever deletes."""
+    """When each shard's put began, which were told to be overdue, and which came back with an old image of
+    their disk: where strays come from. Looks over the shoulder of whoever deletes."""
 
     def __init__(self, clock: Clock, rows: MemoryRows) -> None:
         self._clock = clock
         self._rows = rows
         self.puts: dict[tuple[StoreId, str], float] = {}
         self.overdue: set[tuple[StoreId, str]] = set()
+        self.returned: set[tuple[StoreId, str]] = set()
 
     def began(self, store: StoreId, name: str) -> None:
         """A put goes out; a name is used once, whoever asks."""

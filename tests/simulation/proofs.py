@@ -103,7 +103,7 @@ def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:
     strays = Strays()
     for slot in world.slots:
         store = slot.memory.id
-        for name in sorted(slot.memory._blobs):
+        for name in sorted(slot.memory.medium):
             if (store, name) in named or parse_shard_name(name) is None:
                 continue
             began = world.put_log.puts[store, name]
@@ -111,6 +111,8 @@ def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:
                 strays["crash"] += 1
             elif (store, name) in world.put_log.overdue:
                 strays["landed late"] += 1
+            elif (store, name) in world.put_log.returned:
+                strays["old image"] += 1
             elif any(since <= began <= until for since, until in failed):
                 strays["failed request"] += 1
             else:

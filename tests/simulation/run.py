@@ -13,7 +13,7 @@ from tests.simulation.clients import SHARED_KEYS, Client
 from tests.simulation.faults import DiskFault, Troubles, after, end
 from tests.simulation.node import SimulationSettings
 from tests.simulation.proofs import Strays, check_accounts, check_strays, until_tidy, until_whole
-from tests.simulation.world import World
+from tests.simulation.world import Slot, World
 
 BUCKETS = ("alpha", "beta")
 CLIENTS = 3
@@ -111,14 +111,22 @@ async def _phase(
         client.pause_s = (0.0, 2 * length_s / requests)
         client.bytes_max = (100_000, 1 << 20, 4 << 20)[plan.below(3)]
         client.keys = keys
+    for slot in world.slots:
+        if plan.below(3) == 0:
+            slot.take_image()
     slots = list(world.slots)
     todo = []
-    faults = tuple(DiskFault)
+    losses = 0 if quiet else plan.below(world.settings.losses + 1)
+    left = world.settings.losses - losses
     if not quiet:
-        for _ in range(plan.below(world.settings.losses + 1)):
+        if losses >= 2 and plan.below(6) == 0:
+            losses -= 2
+            one, other = (slots.pop(plan.below(len(slots))) for _ in range(2))
+            todo.append(after(world, length_s * plan.fraction() * 0.7, lambda: troubles.swap(one, other)))
+        for _ in range(losses):
             slot = slots.pop(plan.below(len(slots)))
             for _ in range(1 + plan.below(2)):
-                fault = faults[plan.below(len(faults))]
+                fault = _some_fault(plan)
                 begin = lambda s=slot, f=fault: troubles.disk(s, f, plan)  # noqa: E731
                 todo.append(after(world, length_s * plan.fraction() * 0.7, begin))
             if plan.below(3) == 0:
@@ -135,8 +143,34 @@ async def _phase(
         await troubles.crash(plan)
     for slot in world.slots:
         end(slot)
+    if left and not quiet and plan.below(2):
+        await _another_while_it_heals(world, troubles, clients, plan, slots[:left])
     _no_surprises(world)
     world.trace.note("healed")
+
+
+def _some_fault(plan: SeededRandomness) -> DiskFault:
+    return tuple(DiskFault)[plan.below(len(DiskFault))]
+
+
+async def _another_while_it_heals(
+    world: World, troubles: Troubles, clients: list[Client], plan: SeededRandomness, slots: list[Slot]
+) -> None:
+    """What is left of the promise is used up in the middle of the repair."""
+    node = world.node
+    mended = node.mended
+    for _ in range(50):
+        await world.clock.sleep(0.1)
+        if node.mended > mended:
+            break
+    world.trace.note("while it heals", node.mended - mended)
+    for slot in slots:
+        troubles.another(slot, _some_fault(plan), plan, repairing=node.mended > mended)
+    await asyncio.gather(*[client.work(5) for client in clients])
+    if plan.below(4) == 0:
+        await troubles.crash(plan)
+    for slot in slots:
+        end(slot)
 
 
 async def _crashes(world: World, troubles: Troubles, plan: SeededRandomness, length_s: float) -> None:

@@ -10,11 +10,14 @@ import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from holdfast.base.errors import Bug, HoldfastError
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.index.memory import Fault, MemoryIndex, MemoryRows, Mishap
 from holdfast.stores.faulty import FaultScript
+from holdfast.stores.identity import Expected, Found, Identity, Noted
 from holdfast.stores.memory import MemoryStore
 from tests.kit.virtual import VirtualClock
 from tests.simulation.contents import ClientGone
@@ -24,6 +27,8 @@ from tests.simulation.trace import Trace
 
 T = TypeVar("T")
 
+CLUSTER = "simulation"
+
 _process: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("process", default=None)
 
 
@@ -32,28 +37,95 @@ class Crashed(Exception):
 
 
 class Slot:
-    """One disk: what it holds, what is wrong with it."""
+    """A place for a disk: which one is in it, what is wrong with it. `noted` is what the node's cluster
+    file says of the place."""
 
     def __init__(self, number: int, world: "World") -> None:
         self.name = f"store-{number}"
         self.script = FaultScript()
-        self.replaced = 0
+        self.expects = Expected(CLUSTER, self.name)
+        self.memory_in_use: MemoryStore | None = None
+        self._replaced = 0
         self._world = world
-        self.memory = self._new(StoreId(self.name))
+        self.memory = self._disk(StoreId(self.name))
+        self.identity: Identity | None = None
+        self._image: tuple[StoreId, dict[str, bytes], Identity | None] | None = None
+        self._right: tuple[MemoryStore, Identity | None] | None = None
+        self._swapped_with: Slot | None = None
 
-    def _new(self, id: StoreId) -> MemoryStore:
+    def _disk(self, id: StoreId) -> MemoryStore:
         world = self._world
         return MemoryStore(
             id, clock=world.clock, randomness=world.chance("disk " + id), latency_s=world.latency_s
         )
 
+    @property
+    def found(self) -> Found:
+        """What is seen at this place."""
+        return Found(not self.script.vanished, identity=self.identity)
+
+    def move_in(self) -> None:
+        """The node makes the empty disk its own."""
+        assert self.identity is None
+        self.identity = Identity(self.memory.id, CLUSTER, self.name)
+        self.expects = Expected(CLUSTER, self.name, self.memory.id)
+
+    def note(self, noted: Noted) -> None:
+        """The disk remembers how far the index is, and the node that it does."""
+        assert self.identity is not None
+        self.identity = replace(self.identity, noted=noted)
+        self.expects = replace(self.expects, noted=noted)
+
     def replace(self) -> None:
-        """An empty disk comes in; the keeper gives it an identity of its own."""
-        self.replaced += 1
-        # Whoever has the old one in use finds it dead.
-        self.memory.wipe()
-        self.memory._closed = True
-        self.memory = self._new(StoreId(f"{self.name}-{self.replaced}"))
+        """An empty disk comes in; the node gives it an identity of its own."""
+        self._replaced += 1
+        self._pull()
+        self.memory, self.identity = self._disk(StoreId(f"{self.name}-{self._replaced}")), None
+        self._right = None
+
+    def take_image(self) -> None:
+        """Keep all that is on the disk now."""
+        self._image = self.memory.id, self.memory.medium, self.identity
+
+    def put_back_image(self) -> None:
+        """The disk as it was when the image was taken comes in the place of what it is now."""
+        if self._image is None:
+            return
+        id, blobs, identity = self._image
+        old = self._pull(), self.identity
+        self._right = self._right or old
+        self.memory, self.identity = self._disk(id), identity
+        for name, content in blobs.items():
+            self.memory.spoil(name, content)
+            self._world.put_log.returned.add((id, name))
+
+    def swap(self, other: "Slot") -> None:
+        """The disks of two places change places."""
+        one, two = (self._pull(), self.identity), (other._pull(), other.identity)
+        (self.memory, self.identity), (other.memory, other.identity) = two, one
+        self._swapped_with, other._swapped_with = (
+            (other, self) if self._swapped_with is None else (None, None)
+        )
+
+    def put_right(self) -> None:
+        """What was refused goes, what belongs here is back."""
+        if (other := self._swapped_with) is not None:
+            self.swap(other)
+        elif self._right is not None and self.memory is not self.memory_in_use:
+            self._pull()
+            self.memory, self.identity = self._right
+        self._right = None
+
+    def _pull(self) -> MemoryStore:
+        """The disk with what lies on it now; whoever has it in use finds it dead."""
+        old = self.memory
+        old.crash(self._world.chance(f"pulled {old.id} {self._world.tick()}"))
+        moved = self._disk(old.id)
+        for name, content in old.medium.items():
+            moved.spoil(name, content)
+        old.wipe()
+        old.unplug()
+        return moved
 
 
 class Process:
@@ -111,7 +183,6 @@ class World:
         self.latency_s = settings.latency_s
         self.trace = Trace(self.clock)
         self.rows = MemoryRows()
-        self.slots = [Slot(number, self) for number in range(settings.stores)]
         self.nth = Nth()
         self.index_nth = Nth()
         self.index_fault = Fault(Mishap.UNAVAILABLE)
@@ -120,6 +191,7 @@ class World:
         self.on_crash: list[Callable[[int], None]] = []
         self.put_log = PutLog(self.clock, self.rows)
         self.ticks = 0
+        self.slots = [Slot(number, self) for number in range(settings.stores)]
         self._lives = 0
         self._process: Process | None = None
         self._node: SimulatedNode | None = None

@@ -3,7 +3,8 @@
 It behaves like a disk where that matters: calls take time, two puts of one name race and one wins when
 it lands, and a power cut (`crash`) leaves open whether a call that had not returned took effect. With
 `sync_lies` even puts and deletes that did return are only sure after the next `settle`, as on a disk
-that acknowledges from a volatile cache. No threads: on a virtual clock the same seed gives the same run.
+that acknowledges from a volatile cache, and a blob may be there in part. No threads: on a virtual clock
+the same seed gives the same run.
 """
 
 from bisect import bisect_right
@@ -26,6 +27,9 @@ from holdfast.stores.port import (
     check_name,
     is_peekable,
 )
+
+SECTOR_BYTES = 512
+"""What a medium writes whole or not at all."""
 
 
 class MemoryStore:
@@ -134,6 +138,11 @@ class MemoryStore:
     async def close(self) -> None:
         self._closed = True
 
+    def unplug(self) -> None:
+        """Take the disk away: every call fails from now on, those under way, too."""
+        self._power_cuts += 1
+        self._closed = True
+
     def reopen(self) -> None:
         """Undo `close`: the same disk under a new process."""
         self._closed = False
@@ -144,11 +153,15 @@ class MemoryStore:
 
     def crash(self, randomness: Randomness) -> None:
         """The power is cut. Each call under way took effect or not, by chance; so did, under
-        `sync_lies`, each that had returned since the last `settle`. Calls that still wait fail."""
+        `sync_lies`, each that had returned since the last `settle`, or the blob has its name and only
+        some of its bytes. Calls that still wait fail."""
         self._power_cuts += 1
         for name, before in sorted(self._unsettled.items()):
-            if randomness.below(2):
+            fate = randomness.below(4)
+            if fate >= 2:
                 self._set(name, before)
+            elif fate == 1 and (blob := self._blobs.get(name)) is not None:
+                self._set(name, _torn(blob, randomness))
         self._unsettled.clear()
         for name, blob in list(self._landing.values()):
             if randomness.below(2) and not (blob is not None and name in self._blobs):
@@ -161,6 +174,15 @@ class MemoryStore:
         blob = bytearray(self._blobs[name])
         blob[offset] ^= mask
         self._blobs[name] = bytes(blob)
+
+    @property
+    def medium(self) -> dict[str, bytes]:
+        """Every blob as it lies there, to look at behind the store's back."""
+        return dict(self._blobs)
+
+    def spoil(self, name: str, content: bytes | None) -> None:
+        """Put other bytes in a blob's place, or take it away, behind the store's back."""
+        self._set(name, content)
 
     def wipe(self) -> None:
         """Lose every blob, as when a disk is replaced by an empty one."""
@@ -220,3 +242,14 @@ class MemoryStore:
 
     def _exists(self, name: str) -> ShardExists:
         return ShardExists(f"Store {self._id} has a blob {name} already.", store=self._id, name=name)
+
+
+def _torn(blob: bytes, randomness: Randomness) -> bytes:
+    """A blob of which some sectors came to the medium: the others are zeros, or it ends too soon."""
+    if randomness.below(2):
+        return blob[: randomness.below(len(blob))]
+    torn = bytearray(blob)
+    for at in range(0, len(torn), SECTOR_BYTES):
+        if randomness.below(2):
+            torn[at : at + SECTOR_BYTES] = bytes(len(torn[at : at + SECTOR_BYTES]))
+    return bytes(torn)
