@@ -93,7 +93,7 @@ class Packs:
         assert 1 <= length <= PACK_BYTES_MAX
         # The manifest names offsets, not the pack: its id is chosen with every try.
         entries = describe(Extent(PackId(b""), 0, length))
-        landed = await self.writer.write(scheme, data, encode_manifest(entries), length)
+        landed = await self.writer.write(scheme, data, self._manifest(entries), length)
         self.settler.landed(landed, known=False)
         return Written(Extent(landed.pack, 0, length), landed.receipt, (row_transaction(landed),))
 
@@ -123,7 +123,7 @@ class Packs:
             entries.append(piece.describe(Extent(PackId(b""), start, len(piece.data))))
             end = start + len(piece.data)
         object_bytes = sum(len(piece.data) for piece in pieces)
-        landed = await self.writer.write(scheme, payload, encode_manifest(entries), object_bytes)
+        landed = await self.writer.write(scheme, payload, self._manifest(entries), object_bytes)
         extents = [
             Extent(landed.pack, start, len(piece.data)) for start, piece in zip(offsets, pieces, strict=True)
         ]
@@ -153,6 +153,12 @@ class Packs:
             Appended(extent, next(result), entry, landed.receipt) if isinstance(entry, Transaction) else entry
             for extent, entry in zip(extents, proposed, strict=True)
         ]
+
+    def _manifest(self, entries: Sequence[ManifestEntry]) -> bytes:
+        """With how far the index is now: whoever makes a lost index again can tell by it whether a pack without
+        a row is younger than the journal, or was left behind before."""
+        status = self._index.status()
+        return encode_manifest(entries, status.incarnation, status.revision)
 
     async def _ascertain(self, landed: Landed, row: Transaction, outcome: Outcome) -> None:
         """Make sure that the pack's row is in the index; see `ascertain_row`."""

@@ -77,7 +77,8 @@ class Encoded(Struct, frozen=True):
 
 
 class Writer:
-    """Writes packs. `stores` are those attached now; the mapping may change under it."""
+    """Writes packs. `stores` are those attached now; the mapping may change under it. `prefix` comes before
+    every shard's name, for packs that are found by a name of their own (`packs.named`)."""
 
     def __init__(
         self,
@@ -87,7 +88,10 @@ class Writer:
         clock: Clock,
         randomness: Randomness,
         on_abandoned: Callable[[Abandoned], None],
+        *,
+        prefix: str = "",
     ) -> None:
+        self._prefix = prefix
         self._stores = stores
         self._topology = topology
         self._health = health
@@ -171,7 +175,7 @@ class Writer:
         if store is None:
             raise BelowFloor(f"store {attempt.store} is not attached")
         await store.put(
-            shard_name(pack, attempt.shard, attempt.attempt),
+            self._prefix + shard_name(pack, attempt.shard, attempt.attempt),
             [encode_head(header, checksums), *encoded.units[attempt.shard]],
             timeout_s=PUT_TIMEOUT_S,
         )
