@@ -25,9 +25,10 @@ from holdfast.base.ids import PackId, StoreId, parse_shard_name
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
 from holdfast.packs.found import FoundPack, FoundReader, FoundShard, identify
+from holdfast.packs.layout import choose_scheme
 from holdfast.packs.manifest import encode_manifest
 from holdfast.packs.model import PACK_BYTES_MAX, ManifestEntry, Receipt
-from holdfast.packs.writing import Abandoned, Writer, choose_scheme
+from holdfast.packs.writing import Abandoned, Writer
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store
 from holdfast.topology import Topology

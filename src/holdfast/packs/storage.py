@@ -155,8 +155,8 @@ class Packs:
         ]
 
     def _manifest(self, entries: Sequence[ManifestEntry]) -> bytes:
-        """With how far the index is now: whoever makes a lost index again can tell by it whether a pack without
-        a row is younger than the journal, or was left behind before."""
+        """With how far the index is now: whoever makes a lost index again can tell by it whether a pack
+        without a row is younger than the journal, or was left behind before."""
         status = self._index.status()
         return encode_manifest(entries, status.incarnation, status.revision)
 
