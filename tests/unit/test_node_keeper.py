@@ -104,6 +104,16 @@ async def test_a_directory_that_is_gone_at_start_is_away_not_made_anew(tmp_path:
         assert not (config.data / "disk3").exists()
 
 
+async def test_every_directory_that_is_gone_is_noticed_in_one_round(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    async with running(config) as house:
+        for slot in ("disk2", "disk4", "disk5"):
+            shutil.rmtree(config.data / slot)
+        await house.keeper.round()
+        away = [slot for slot, state in house.states().items() if state is Attachment.MISSING]
+        assert away == ["disk2", "disk4", "disk5"]
+
+
 async def test_a_store_that_vanishes_is_noticed_and_an_empty_directory_is_a_new_store(tmp_path: Path) -> None:
     config = configured(tmp_path)
     async with running(config) as house:

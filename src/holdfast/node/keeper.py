@@ -199,13 +199,16 @@ class Keeper:
             await self.round()
 
     async def round(self) -> None:
-        """One look: probe who needs it and one of the others, and look for those that are away."""
+        """One look: probe who needs it, one of the others and whose directory is gone, and look for those
+        that are away."""
         assert self._health is not None
         self._rounds += 1
         due = set(self._health.tick(self._clock.monotonic()))
         slots = list(self.held.values())
         turn = slots[self._rounds % len(slots)]
         probed = [held for held in slots if held.store is not None and (held.id in due or held is turn)]
+        gone = await asyncio.gather(*[self._seems_gone(held) for held in slots if held not in probed])
+        probed += [held for held in gone if held is not None]
         failed = await asyncio.gather(*[self._probe(held) for held in probed])
         looks = [held for held, bad in zip(probed, failed, strict=True) if bad]
         if self._rounds % LOOK_EVERY_ROUNDS == 0:
@@ -219,6 +222,20 @@ class Keeper:
         for event in self._health.take_events():
             if event.store in slots:
                 self._on_event(f"store {slots[event.store]} is {event.after.value}: {event.reason}")
+
+    async def _seems_gone(self, held: Held) -> Held | None:
+        """The slot, if it is in use and its directory is not what it was: a glance that costs next to
+        nothing, so that nobody waits for a probe's turn to hear that a disk was pulled."""
+        assert self._health is not None
+        if held.opened is None or held.id is None or not self._health.readable(held.id):
+            return None
+        try:
+            await held.opened.usage(timeout_s=PROBE_TIMEOUT_S)
+        except StoreFailed:
+            return held
+        except HoldfastError:
+            return None  # busy or overdue: what probes are for
+        return None
 
     async def _probe(self, held: Held) -> bool:
         """Whether the store failed its probe in a way that makes it worth a look at its directory."""
