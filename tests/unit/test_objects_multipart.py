@@ -244,8 +244,11 @@ async def test_lists_of_parts_that_are_wrong_are_refused_and_the_upload_goes_on(
         await complete(one, CompletePart(7, two.etag))
     with pytest.raises(InvalidPart):
         await complete(CompletePart(0, one.etag))
-    with pytest.raises(EntityTooSmall):
+    with pytest.raises(InvalidPart):
+        await complete(one, two, CompletePart(7, two.etag))  # graver than that the second is small
+    with pytest.raises(EntityTooSmall) as small:
         await complete(one, two, three)
+    assert small.value.facts == {"part": 2, "size": 99, "size_min": 100, "etag": two.etag}
     with pytest.raises(InvalidRequest):
         await complete(one, three, size=100)
     crc = Checksum(ChecksumAlgorithm.CRC64NVME, bytes(8))

@@ -1,5 +1,6 @@
 """The pure parts of the S3 face: heads, names, XML, the table of operations, conditions, dates, errors."""
 
+import botocore.session
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -209,6 +210,37 @@ def test_every_operation_is_found_by_its_own_request() -> None:
     assert HANDLERS.keys() == {operation.name for operation in OPERATIONS if operation.served}
 
 
+_OLD_NAMES = {
+    "GetBucketLifecycle": "GetBucketLifecycleConfiguration",
+    "PutBucketLifecycle": "PutBucketLifecycleConfiguration",
+    "GetBucketNotification": "GetBucketNotificationConfiguration",
+    "PutBucketNotification": "PutBucketNotificationConfiguration",
+}
+_AT_OTHER_ENDPOINTS = {"ListDirectoryBuckets", "WriteGetObjectResponse"}
+
+
+def test_the_table_holds_every_operation_that_a_client_of_today_can_send() -> None:
+    """One that is missing would be taken for its plain sibling: `PUT /b/k?new` for a PUT of the object."""
+    model = botocore.session.get_session().get_service_model("s3")
+    assert len(model.operation_names) > 100
+    for name in model.operation_names:
+        operation = model.operation_model(name)
+        path, _, text = operation.http["requestUri"].partition("?")
+        query = {pair.partition("=")[0]: pair.partition("=")[2] for pair in text.split("&") if pair}
+        headers: dict[str, str] = {}
+        shape = operation.input_shape
+        for member in shape.required_members if shape is not None else ():
+            place = shape.members[member].serialization
+            if place.get("location") == "querystring":
+                query[place["name"]] = "x"
+            elif place.get("location") == "header":
+                headers[place["name"].lower()] = "x"
+        scope = Scope.OBJECT if "{Key+}" in path else Scope.BUCKET if "{Bucket}" in path else Scope.SERVICE
+        if name not in _AT_OTHER_ENDPOINTS:
+            wanted = _OLD_NAMES.get(name, name)
+            assert route(operation.http["method"], scope, query, headers).name == wanted, name
+
+
 @pytest.mark.parametrize(
     ("method", "scope", "query", "headers", "name"),
     [
@@ -321,3 +353,15 @@ def test_each_error_has_one_code(error: Exception, code: str, status: int) -> No
     assert (status == 503) == (("Retry-After", "1") in got.headers)
     if isinstance(error, Damaged):
         assert "damaged" in got.message
+
+
+def test_errors_tell_what_a_client_needs_to_mend_them() -> None:
+    small = o.EntityTooSmall("x", part=2, size=9, size_min=10, etag="e")
+    assert to_s3_error(small, reading=False).facts == {
+        "ProposedSize": "9",
+        "MinSizeAllowed": "10",
+        "PartNumber": "2",
+        "ETag": "e",
+    }
+    wrong = o.InvalidPart("x", part=3, etag="f")
+    assert to_s3_error(wrong, reading=False).facts == {"PartNumber": "3", "ETag": "f"}

@@ -132,6 +132,17 @@ async def test_signed_requests_that_are_wrong(method: str, target: str, status: 
         assert (answer.status, answer.code) == (status, code)
 
 
+async def test_a_range_outside_an_object_is_told_with_its_size() -> None:
+    async with serving() as running:
+        await bucket(running)
+        assert (await call(running.port, "PUT", "/bucket/k", body=b"abc")).status == 200
+        answer = await call(running.port, "GET", "/bucket/k", headers={"Range": "bytes=3-"})
+        assert (answer.status, answer.code) == (416, "InvalidRange")
+        assert answer.headers["content-range"] == "bytes */3"
+        assert b"<ActualObjectSize>3</ActualObjectSize>" in answer.body
+        assert b"<RangeRequested>bytes=3-</RangeRequested>" in answer.body
+
+
 async def test_parameters_nobody_knows_are_ignored() -> None:
     async with serving() as running:
         await bucket(running)

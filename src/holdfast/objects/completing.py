@@ -179,6 +179,7 @@ class Completing:
         choice = _Choice(upload, limits.inline_bytes_max)
         wanted = iter(complete.parts)
         want = next(wanted, None)
+        small: EntityTooSmall | None = None
         async with aclosing(self._uploads.found_parts(upload.upload)) as found:
             async for part in found:
                 if want is None or part.number < want.number:
@@ -187,18 +188,14 @@ class Completing:
                     break
                 _check_part(want, part)
                 following = next(wanted, None)
-                if following is not None and part.row.size < limits.part_bytes_min:
-                    raise EntityTooSmall(
-                        f"Part {part.number} has {part.row.size} bytes;",
-                        hint=f"all but the last need {limits.part_bytes_min}.",
-                        part=part.number,
-                        size=part.row.size,
-                        etag=part.row.md5.hex(),
-                    )
+                if following is not None and part.row.size < limits.part_bytes_min and small is None:
+                    small = _too_small(part, limits.part_bytes_min)
                 choice.add(part)
                 want = following
         if want is not None:
             raise InvalidPart(f"Part {want.number} was never uploaded.", part=want.number, etag=want.etag)
+        if small is not None:
+            raise small  # only now: a part that is missing or another is the graver mistake
         chosen = choice.finish()
         if chosen.size > limits.object_bytes_max:
             raise EntityTooLarge(
@@ -225,6 +222,17 @@ class Completing:
             return (label.entry(extent),)
 
         return await self._context.packs.write(upload.row.scheme, chosen.table.finish(), describe)
+
+
+def _too_small(part: FoundPart, bytes_min: int) -> EntityTooSmall:
+    return EntityTooSmall(
+        f"Part {part.number} has {part.row.size} bytes;",
+        hint=f"all but the last need {bytes_min}.",
+        part=part.number,
+        size=part.row.size,
+        size_min=bytes_min,
+        etag=part.row.md5.hex(),
+    )
 
 
 class _Choice:

@@ -48,7 +48,8 @@ class EntityTooLarge(InvalidInput):
 
 
 class EntityTooSmall(InvalidInput):
-    """400: a part other than the last is smaller than 5 MiB."""
+    """400: a part other than the last is smaller than 5 MiB. Facts: `part`, its `size` and `etag`, and the
+    least `size_min`."""
 
 
 class IncompleteBody(InvalidInput):

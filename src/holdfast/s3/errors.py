@@ -353,7 +353,14 @@ def _facts(error: HoldfastError) -> dict[str, str]:
         return {"Condition": str(error.facts["condition"])}
     if isinstance(error, o.InvalidRange) and "size" in error.facts:
         return {"ActualObjectSize": str(error.facts["size"])}
+    if isinstance(error, o.EntityTooSmall) and _TOO_SMALL.keys() <= error.facts.keys():
+        return {element: str(error.facts[name]) for name, element in _TOO_SMALL.items()}
+    if isinstance(error, o.InvalidPart) and "part" in error.facts:
+        return {"PartNumber": str(error.facts["part"]), "ETag": str(error.facts.get("etag", ""))}
     return {}
+
+
+_TOO_SMALL = {"size": "ProposedSize", "size_min": "MinSizeAllowed", "part": "PartNumber", "etag": "ETag"}
 
 
 _ABOUT_BUCKETS = frozenset(

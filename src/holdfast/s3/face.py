@@ -250,6 +250,8 @@ class Face:
         elif failure.status > 500 and not isinstance(error, S3Error | Busy):
             self._tell_trouble(error, request_id)
         fields = list(failure.headers)
+        if failure.code is Code.INVALID_RANGE and "range" in head.headers:
+            failure.facts["RangeRequested"] = head.headers["range"]
         if failure.status == 304:
             if isinstance(error, NotModified) and "etag" in error.facts:
                 fields.append(("ETag", f'"{error.facts["etag"]}"'))

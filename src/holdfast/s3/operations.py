@@ -119,6 +119,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("DeleteBucketMetadataTableConfiguration", "DELETE", _B, ("metadataTable",)),
     Operation("UpdateBucketMetadataInventoryTableConfiguration", "PUT", _B, ("metadataInventoryTable",)),
     Operation("UpdateBucketMetadataJournalTableConfiguration", "PUT", _B, ("metadataJournalTable",)),
+    Operation("UpdateBucketMetadataAnnotationTableConfiguration", "PUT", _B, ("metadataAnnotationTable",)),
     # Objects
     Operation("PutObject", "PUT", _O, served=True),
     Operation("CopyObject", "PUT", _O, header="x-amz-copy-source", served=True),
@@ -136,6 +137,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("PutObjectLegalHold", "PUT", _O, ("legal-hold",)),
     Operation("GetObjectRetention", "GET", _O, ("retention",), served=True),
     Operation("PutObjectRetention", "PUT", _O, ("retention",)),
+    Operation("ListObjectAnnotations", "GET", _O, ("annotation",)),
+    Operation("GetObjectAnnotation", "GET", _O, ("annotation", "annotationName")),
+    Operation("PutObjectAnnotation", "PUT", _O, ("annotation", "annotationName")),
+    Operation("DeleteObjectAnnotation", "DELETE", _O, ("annotation", "annotationName")),
     Operation("GetObjectTorrent", "GET", _O, ("torrent",)),
     Operation("SelectObjectContent", "POST", _O, ("select", "select-type=2")),
     Operation("RestoreObject", "POST", _O, ("restore",)),
