@@ -98,21 +98,12 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
     stores = tuple(replace(store, path=_absolute(store.path, here)) for store in stores)
     index_dirs = tuple(_absolute(path, here) for path in merged.index_dirs or ())
     _check_distinct([store.path for store in stores], "store")
-    _check_distinct(index_dirs, "index directory")
     _check_distinct([store.slot for store in stores if store.slot], "slot")
-    if index_dirs and len(index_dirs) % 2 == 0:
-        raise InvalidInput(
-            f"The index needs an odd number of directories, {len(index_dirs)} were given:",
-            hint="an even one more survives no more. Name 1, 3 or 5.",
-        )
-    if len(index_dirs) > INDEX_MEMBERS_MAX:
-        raise InvalidInput(
-            f"{len(index_dirs)} index directories are more than are useful;", hint="name at most 5."
-        )
+    check_index_dirs(index_dirs)
     return Config(
         data=data,
         stores=stores,
-        scheme=_scheme_for(merged.scheme, len(stores)),
+        scheme=scheme_for(merged.scheme, len(stores)),
         index_dirs=index_dirs,
         host=read_host(merged.host or "127.0.0.1"),
         port=read_port(PORT_DEFAULT if merged.port is None else merged.port),
@@ -140,7 +131,22 @@ def _check_distinct(values: Sequence[object], what: str) -> None:
             raise InvalidInput(f"The {what} {str(value)!r} is named twice;", hint="each must be another.")
 
 
-def _scheme_for(text: str | None, stores: int) -> Scheme:
+def check_index_dirs(places: Sequence[Path]) -> None:
+    """Raise InvalidInput unless the index can be kept at just these, or there are none."""
+    _check_distinct(places, "index directory")
+    if places and len(places) % 2 == 0:
+        raise InvalidInput(
+            f"The index needs an odd number of directories, {len(places)} were given:",
+            hint="an even one more survives no more. Name 1, 3 or 5.",
+        )
+    if len(places) > INDEX_MEMBERS_MAX:
+        raise InvalidInput(
+            f"{len(places)} index directories are more than are useful;", hint="name at most 5."
+        )
+
+
+def scheme_for(text: str | None, stores: int) -> Scheme:
+    """The scheme called `text`, or the default one, of so many stores. Raises InvalidInput."""
     if text is None:
         if stores == 1:
             raise InvalidInput(
@@ -150,7 +156,7 @@ def _scheme_for(text: str | None, stores: int) -> Scheme:
         return Scheme(1, 1) if stores == 2 else Scheme(4, 2).shrunk(stores) or Scheme(1, 2)
     scheme = parse_scheme(text, stores)
     if scheme.n > stores:
-        fitting = _scheme_for(None, stores).name if stores > 1 else "raid0"
+        fitting = scheme_for(None, stores).name if stores > 1 else "raid0"
         raise InvalidInput(
             f"Scheme {text} needs {scheme.n} stores, there {'is' if stores == 1 else 'are'} {stores}:",
             hint=f"name more with --store, or say --scheme {fitting}.",

@@ -37,6 +37,7 @@ from holdfast.node.config import (
     Given,
     Limits,
     StorePlace,
+    check_index_dirs,
     read_domain,
     read_host,
     read_label,
@@ -44,7 +45,9 @@ from holdfast.node.config import (
     read_port,
     read_size,
     read_slot,
+    scheme_for,
 )
+from holdfast.scheme import K_MAX, M_MAX
 
 MEMORY_BYTES_MIN = 64 * MIB
 REQUESTS_MAX = 65_536
@@ -59,6 +62,8 @@ D = TypeVar("D")
 _TOP = ("data", "scheme", "index_dirs", "host", "port", "region", "domain", "limits", "store")
 _LIMITS = ("memory", "requests", "reserve")
 _STORE = ("path", "slot", "region", "zone", "host")
+_STORES_ANY = K_MAX + M_MAX
+"""As many as the widest scheme needs."""
 
 
 class _Wrong(Exception):
@@ -111,10 +116,13 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
     table = _Table(raw, (), _TOP)
     data = table.read("data", read_path, None)
     index_dirs = table.read("index_dirs", _paths, None)
+    stores = _stores(raw["store"], here) if "store" in raw else None
+    # Where the file does not say how many stores there are, the command line may.
+    store_count = _STORES_ANY if stores is None else len(stores)
     return Given(
         data=None if data is None else here / data.expanduser(),
-        stores=_stores(raw["store"], here) if "store" in raw else None,
-        scheme=table.read("scheme", _text, None),
+        stores=stores,
+        scheme=table.read("scheme", lambda value: _scheme(value, store_count), None),
         index_dirs=None if index_dirs is None else tuple(here / path.expanduser() for path in index_dirs),
         host=table.read("host", read_host, None),
         port=table.read("port", read_port, None),
@@ -137,22 +145,28 @@ def _limits(raw: object) -> Limits:
 def _stores(raw: object, here: Path) -> tuple[StorePlace, ...]:
     if not isinstance(raw, list) or not raw:
         raise _Wrong(("store",), "stores are tables of their own: write [[store]] and below it its path.")
-    stores = []
+    stores: list[StorePlace] = []
     for number, entry in enumerate(raw):
         where: Where = ("store", number)
         table = _Table(entry, where, _STORE)
         path = table.read("path", read_path, None)
         if path is None:
             raise _Wrong(where, 'this store has no path: add path = "/mnt/disk1".')
-        stores.append(
-            StorePlace(
-                path=here / path.expanduser(),
-                slot=table.read("slot", read_slot, ""),
-                region=table.read("region", read_label, "local"),
-                zone=table.read("zone", read_label, "local"),
-                host=table.read("host", read_label, "local"),
-            )
+        store = StorePlace(
+            path=here / path.expanduser(),
+            slot=table.read("slot", read_slot, ""),
+            region=table.read("region", read_label, "local"),
+            zone=table.read("zone", read_label, "local"),
+            host=table.read("host", read_label, "local"),
         )
+        for other in stores:
+            if other.path == store.path:
+                raise _Wrong((*where, "path"), f"path: {path} is another store's already: name another.")
+            if other.slot == store.slot != "":
+                raise _Wrong(
+                    (*where, "slot"), f"slot: {store.slot!r} is another store's already: name another."
+                )
+        stores.append(store)
     return tuple(stores)
 
 
@@ -186,16 +200,19 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
     return f"there is no {key!r} here: known are {', '.join(known)}."
 
 
-def _text(value: object) -> str:
+def _scheme(value: object, stores: int) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidInput(f"{value!r} is not text:", hint='write it in quotes, as "rs-4-2".')
+    scheme_for(value, stores)
     return value
 
 
 def _paths(value: object) -> tuple[Path, ...]:
     if not isinstance(value, list) or not value:
         raise InvalidInput(f"{value!r} is not a list of paths:", hint='as ["/mnt/a", "/mnt/b", "/mnt/c"].')
-    return tuple(read_path(item) for item in value)
+    paths = tuple(read_path(item) for item in value)
+    check_index_dirs(paths)
+    return paths
 
 
 def _memory(value: object) -> int:
