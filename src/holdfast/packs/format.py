@@ -103,6 +103,24 @@ def encode_head(header: ShardHeader, checksums: Sequence[int]) -> bytes:
     return (head.ljust(TABLE_OFFSET, b"\0") + pack_table(checksums)).ljust(data_offset(len(checksums)), b"\0")
 
 
+def check_head(head: Buffer, expected: ShardHeader, file_bytes_found: int, where: str) -> None:
+    """Whether all of a shard file but its blocks and their checksums, which prove each other, is what was
+    written: the header, the filling before the data region, the length of the file. `head` is what lies
+    before the data region. Raises Damaged, naming `where`."""
+    if decode_header(head, where) != expected:
+        raise Damaged(f"The header of {where} belongs to something else.")
+    blocks = expected.layout.blocks
+    table_end = TABLE_OFFSET + 4 * blocks
+    assert len(head) == data_offset(blocks)
+    filling = bytes(head[HEADER_BYTES:TABLE_OFFSET]) + bytes(head[table_end:])
+    if filling.strip(b"\0"):
+        raise Damaged(f"{where} has something in its filling, where zeros were written.")
+    if file_bytes_found != file_bytes(blocks):
+        raise Damaged(
+            f"{where} has {file_bytes_found} bytes, not the {file_bytes(blocks)} that were written."
+        )
+
+
 def decode_header(data: Buffer, where: str) -> ShardHeader:
     """The header at the start of a shard file. Raises Damaged, naming `where`."""
     if len(data) < HEADER_BYTES:

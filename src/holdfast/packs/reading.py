@@ -17,18 +17,17 @@ from holdfast.health import StoreHealth
 from holdfast.packs import codec
 from holdfast.packs.errors import TooFewShardsAnswer, TooManyShardsLost
 from holdfast.packs.format import (
-    HEADER_BYTES,
     TABLE_OFFSET,
     ShardHeader,
+    check_head,
     data_offset,
-    decode_header,
     wrong_blocks,
 )
 from holdfast.packs.hedging import UNCONDITIONAL_S, HedgeBudget, PlanState, ReadPlan
 from holdfast.packs.layout import BLOCK_BYTES, STRIPE_BYTES
 from holdfast.packs.model import Extent
 from holdfast.packs.rows import KnownPack, PackRows
-from holdfast.stores.port import Range, Store
+from holdfast.stores.port import Range, ShardTruncated, ShardUnreadable, Store
 
 WINDOW_BYTES = 1 << 20
 """Most bytes of one shard that one call reads: bounds what a cached read costs the loop."""
@@ -241,15 +240,38 @@ class Reader:
             return {wanted[0]: data}
         try:
             return await self._race(known, wanted, first, count)
-        except (TooManyShardsLost, TooFewShardsAnswer):
+        except (TooManyShardsLost, TooFewShardsAnswer) as error:
             # Shards move; only what the index says now counts.
             fresh = await self._rows.fresh(known.pack)
             if fresh.revision == known.revision:
-                raise
+                if count == 1 or not error.facts["spoiled"]:
+                    raise
+                return await self._block_by_block(known, wanted, first, count)
             if fresh.row.scheme != known.row.scheme:
                 # Written anew with another geometry: the caller's blocks are not its blocks.
                 raise PackMoved(fresh) from None
             return await self._blocks(fresh, wanted, first, count)
+
+    async def _block_by_block(
+        self, known: KnownPack, wanted: Sequence[int], first: int, count: int
+    ) -> dict[int, Buffer]:
+        """The wanted shards' blocks where more shards than the scheme can lose have some that are spoiled,
+        but not all at the same place: each block is rebuilt from those that are right there. Raises as
+        `_race`, for the first block that can't be."""
+        scheme = known.row.scheme
+        found: dict[int, bytearray] = {shard: bytearray() for shard in wanted}
+        for block in range(first, first + count):
+            units = await self._race(known, wanted, block, 1)
+            if not found.keys() <= units.keys():
+                units.update(dict.fromkeys(known.virtual, bytes(BLOCK_BYTES)))
+                stripe = codec.restore(scheme, units, BLOCK_BYTES)
+                for shard in wanted:
+                    at = shard * BLOCK_BYTES if scheme.k > 1 else 0
+                    units[shard] = memoryview(stripe)[at : at + BLOCK_BYTES]
+            for shard, data in found.items():
+                data += units[shard]
+            await self._clock.sleep(0)
+        return dict(found)
 
     def _peek(self, known: KnownPack, shard: int, first: int, count: int) -> Buffer | None:
         """One shard's blocks, if they are in memory, on a well store, and right."""
@@ -288,7 +310,7 @@ class Reader:
         for shard in wanted:
             if shard not in places and shard not in known.virtual:
                 self._on_damage(known.pack, shard, "missing")
-        lost = 0
+        lost = spoiled = 0
         begin(plan.start())
         try:
             while plan.state is PlanState.READING:
@@ -306,6 +328,7 @@ class Reader:
                     elif isinstance(error, HoldfastError):
                         errors.append(f"shard {shard}: {error}")
                         lost += isinstance(error, Damaged)
+                        spoiled += isinstance(error, WrongBytes | ShardTruncated | ShardUnreadable)
                         begin(plan.fail(shard))
                     else:
                         raise error
@@ -329,11 +352,13 @@ class Reader:
                     f"Fewer than {k} shards of pack {name} answer for blocks {first} to {first + count - 1}:",
                     hint=hint,
                     pack=name,
+                    spoiled=spoiled,
                 )
             raise TooManyShardsLost(
                 f"Pack {name} has fewer than {k} readable shards for blocks {first} to {first + count - 1}:",
                 hint=hint,
                 pack=name,
+                spoiled=spoiled,
             )
         return units
 
@@ -361,7 +386,7 @@ class Reader:
         ranges = _ranges(known.layout.blocks, first, count)
         try:
             table, data = await store.get(name, ranges, timeout_s=READ_TIMEOUT_S, uncached=uncached)
-        except Damaged as error:
+        except (Damaged, ShardUnreadable) as error:
             self._on_damage(known.pack, shard, str(error))
             raise
         wrong = wrong_blocks(data, table, known.seeds[shard], first)
@@ -372,23 +397,24 @@ class Reader:
         return data
 
     async def check_header(self, known: KnownPack, shard: int) -> None:
-        """Read from the medium what a shard says of itself. Raises Damaged, after telling `on_damage`, and
-        the store's errors."""
+        """Read from the medium what a shard says of itself, and see that nothing was added to it: all of
+        its file but the blocks and their checksums. Raises Damaged, after telling `on_damage`, and the
+        store's errors."""
         place, row = known.places[shard], known.row
         store = self._stores.get(place.store)
         if store is None:
             # Nothing to mend: what it holds is there again when it is.
             raise Unavailable(f"store {place.store} is not attached")
         name = shard_name(known.pack, shard, place.attempt)
+        head_range = Range(0, data_offset(known.layout.blocks))
+        expected = ShardHeader(
+            known.pack, shard, place.attempt, row.scheme, row.payload_bytes, row.manifest_bytes
+        )
         try:
-            (head,) = await store.get(name, [Range(0, HEADER_BYTES)], timeout_s=READ_TIMEOUT_S, uncached=True)
-            found = decode_header(head, name)
-            expected = ShardHeader(
-                known.pack, shard, place.attempt, row.scheme, row.payload_bytes, row.manifest_bytes
-            )
-            if found != expected:
-                raise WrongBytes(f"the header of {name} on store {place.store} belongs to something else")
-        except Damaged as error:
+            (head,) = await store.get(name, [head_range], timeout_s=READ_TIMEOUT_S, uncached=True)
+            size = await store.size(name, timeout_s=READ_TIMEOUT_S)
+            check_head(head, expected, size, f"{name} on store {place.store}")
+        except (Damaged, ShardUnreadable) as error:
             self._on_damage(known.pack, shard, str(error))
             raise
 

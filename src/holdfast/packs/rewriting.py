@@ -6,7 +6,7 @@ Readers that still follow the old row find a shard gone and look again. The new 
 from their media before the row moves; one that does not agree ends the rewrite with nothing changed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 import msgspec
@@ -37,7 +37,7 @@ from holdfast.packs.rewrite_plan import Plan, Reason, Step, Target, plan_rewrite
 from holdfast.packs.rows import KnownPack, PackRows, encode_row
 from holdfast.packs.writing import Encoded, Writer, encode
 from holdfast.scheme import Scheme
-from holdfast.stores.port import Store
+from holdfast.stores.port import ShardUnreadable, Store
 from holdfast.topology import Topology
 
 THROW_AWAY_TRIES = 5
@@ -103,7 +103,12 @@ class Rewriter:
             return Rewritten.GONE
         (found,) = await self._index.get([debt_row(pack)])
         debt = _decoder.decode(found.value) if found else None
-        judged = {shard: await self._is_bad(known, shard) for shard in target.bad if shard in known.places}
+        candidates = self._writer.candidates(set(target.gone), 0)
+        judged = {
+            shard: await self._is_bad(known, shard, candidates)
+            for shard in target.bad
+            if shard in known.places
+        }
         lost = {shard for shard, is_bad in judged.items() if is_bad} | set(known.missing)
         lost |= {place_.shard for place_ in known.row.places if place_.store in target.gone}
         plan = plan_rewrite(
@@ -111,7 +116,7 @@ class Rewriter:
             frozenset(lost),
             target,
             debt.promised if debt else None,
-            self._writer.candidates(set(target.gone), 0),
+            candidates,
             self._topology(),
             in_doubt=any(judged[shard] is None for shard in judged.keys() - lost),
         )
@@ -246,9 +251,10 @@ class Rewriter:
             (Expect(pack_row(pack), fresh.revision),), ((pack_row(pack), encode_row(fresh.row)), *trash)
         )
 
-    async def _is_bad(self, known: KnownPack, shard: int) -> bool | None:
+    async def _is_bad(self, known: KnownPack, shard: int, well: Sequence[StoreId]) -> bool | None:
         """Whether a shard can't be read in full; None when its store did not let us look. That a store is
-        away is no proof, unless the topology does not know it any more: then it is gone for good."""
+        away is no proof, unless the topology does not know it any more: then it is gone for good. That its
+        medium fails is one, if the store is `well` otherwise: what is written anew can be read again."""
         place_ = known.places[shard]
         if place_.store not in self._stores:
             return self._topology().location(place_.store) is None
@@ -256,6 +262,8 @@ class Rewriter:
             await self._read_back(known, shard)
         except Damaged:
             return True
+        except ShardUnreadable:
+            return True if place_.store in well else None
         except HoldfastError:
             return None
         return False

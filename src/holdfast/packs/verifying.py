@@ -123,9 +123,19 @@ class Verifier:
         losses_left = len(known.places) - len(faults.keys() & known.places.keys()) - layout.real_data_shards
         state = PackHealth.DEGRADED if faults else PackHealth.WHOLE
         if losses_left < 0:
-            state = PackHealth.LOST
+            # What is wrong here in one and there in another shard can still be put together, block by block.
+            state = PackHealth.DEGRADED if await self._is_readable(known) else PackHealth.LOST
+            losses_left = 0 if state is PackHealth.DEGRADED else losses_left
         ordered = tuple(faults[shard] for shard in sorted(faults))
         return PackReport(known.pack, scheme, state, ordered, losses_left, read)
+
+    async def _is_readable(self, known: KnownPack) -> bool:
+        try:
+            for stripe in range(known.layout.stripes):
+                await self._reader.stripes(known, stripe, 1)
+        except HoldfastError:
+            return False
+        return True
 
     async def _header_fault(self, known: KnownPack, shard: int) -> str | None:
         if known.places[shard].store not in self._stores:

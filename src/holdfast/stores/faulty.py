@@ -22,6 +22,7 @@ from holdfast.base.randomness import Randomness
 from holdfast.stores.port import (
     Range,
     ShardMissing,
+    ShardUnreadable,
     Store,
     StoreFailed,
     StoreFull,
@@ -77,6 +78,9 @@ class FaultScript:
     """Blobs that are not there any more. A put of such a name fails as existing or not by what is
     behind; names are used once, so that none should come."""
 
+    unreadable: set[str] = field(default_factory=set)
+    """Blobs that the medium cannot read: each read of one fails with an I/O error."""
+
     fail_after: int | None = None
     """So many calls from now work, the next fails with an I/O error, and then the script forgets
     this."""
@@ -122,6 +126,8 @@ class FaultyStore:
     ) -> list[Buffer]:
         left_s = await self._before_read(timeout_s)
         self._check_lost(name)
+        if name in self.script.unreadable:
+            raise ShardUnreadable(f"Store {self.id} cannot read {name} (injected).", store=self.id, name=name)
         found = await self._inner.get(name, ranges, timeout_s=left_s, uncached=uncached)
         return list(self._flipped(found)) if self._chance(self.script.flips) else found
 
@@ -136,6 +142,7 @@ class FaultyStore:
             or script.delay_s[1] > 0
             or script.fail_after is not None
             or name in script.lost
+            or name in script.unreadable
         )
         return None if touched else self._inner.peek(name, ranges)
 

@@ -41,6 +41,11 @@ class StoreFailed(Unavailable):
     """The store answered with an error (EIO, a directory that vanished, a failed sync)."""
 
 
+class ShardUnreadable(StoreFailed):
+    """The medium answered a read of this blob with an error. The rest of the store may be well: then what
+    cannot be read is written again elsewhere."""
+
+
 class StoreFull(Unavailable):
     """No room above the reserve; deletes still work."""
 
@@ -129,7 +134,7 @@ class Store(Protocol):
     ) -> list[Buffer]:
         """The bytes of each range, in the order asked. `uncached` reads from the medium itself.
 
-        Raises ShardMissing, ShardTruncated, StoreFailed, StoreOverdue, StoreBusy.
+        Raises ShardMissing, ShardTruncated, ShardUnreadable, StoreFailed, StoreOverdue, StoreBusy.
         """
         ...
 

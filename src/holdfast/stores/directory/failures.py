@@ -4,11 +4,18 @@ import errno
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
-from holdfast.stores.port import StoreBusy, StoreFailed, StoreFull, StoreReadOnly
+from holdfast.stores.port import ShardUnreadable, StoreBusy, StoreFailed, StoreFull, StoreReadOnly
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 OURS_ARE_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 """The process or the machine is short of something; says nothing about the disk."""
+
+UNREADABLE = (errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN, errno.EILSEQ, errno.EREMOTEIO)
+"""What media and the file systems on them answer for bytes they cannot give: read errors, bad sectors,
+checksums of their own that do not fit."""
+
+READING = "reading"
+"""What is being done, when it is a read of one blob."""
 
 
 def failure_of(error: OSError, store: StoreId, path: str, doing: str) -> HoldfastError:
@@ -22,4 +29,6 @@ def failure_of(error: OSError, store: StoreId, path: str, doing: str) -> Holdfas
         return StoreReadOnly(told, **facts)
     if error.errno in OURS_ARE_SHORT:
         return StoreBusy(told, hint="Raise the limit on open files (ulimit -n) or memory.", **facts)
+    if doing == READING and error.errno in UNREADABLE:
+        return ShardUnreadable(told, **facts)
     return StoreFailed(told, **facts)

@@ -23,7 +23,7 @@ from holdfast.base.randomness import Randomness
 from holdfast.stores.directory.blobs import Blobs
 from holdfast.stores.directory.descriptors import Descriptor
 from holdfast.stores.directory.device import device_name
-from holdfast.stores.directory.failures import failure_of
+from holdfast.stores.directory.failures import READING, failure_of
 from holdfast.stores.directory.files import Files, SystemFiles
 from holdfast.stores.directory.place import IdentityFile, Opened, look, open_place
 from holdfast.stores.directory.pool import Lane
@@ -221,13 +221,13 @@ class DirectoryStore:
         check_name(name)
         blobs = self._opened()
         if uncached:
-            return await self._run(self._lanes.read, timeout_s, "reading", blobs.read_uncached, name, ranges)
+            return await self._run(self._lanes.read, timeout_s, READING, blobs.read_uncached, name, ranges)
         file = blobs.open_files.find(name)
         if file is not None and self._at_once:
             found = self._read_at_once(file, ranges)
             if found is not None:
                 return found
-        return await self._run(self._lanes.read, timeout_s, "reading", blobs.read, name, ranges)
+        return await self._run(self._lanes.read, timeout_s, READING, blobs.read, name, ranges)
 
     def peek(self, name: str, ranges: Sequence[Range]) -> list[Buffer] | None:
         blobs = self._blobs
@@ -255,7 +255,7 @@ class DirectoryStore:
                 found.append(buffer)
         except OSError as error:
             if error.errno not in _WOULD_WAIT:
-                raise failure_of(error, self._id, self._path, "reading") from error
+                raise failure_of(error, self._id, self._path, READING) from error
             # Where the file system does not know how to answer at once, do not ask again.
             self._at_once = error.errno == errno.EAGAIN
             return None
@@ -263,7 +263,7 @@ class DirectoryStore:
 
     async def size(self, name: str, *, timeout_s: float) -> int:
         check_name(name)
-        return await self._run(self._lanes.read, timeout_s, "reading", self._opened().size, name)
+        return await self._run(self._lanes.read, timeout_s, READING, self._opened().size, name)
 
     async def delete(self, name: str, *, timeout_s: float) -> None:
         check_name(name)
