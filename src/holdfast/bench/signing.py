@@ -4,7 +4,6 @@ AWS Signature Version 4 in the header, with the digest of the body signed, as SD
 """
 
 import hashlib
-import hmac
 from datetime import UTC, datetime
 
 from holdfast.s3.sigv4 import canonical_request, signing_key
@@ -41,7 +40,7 @@ class Signer:
         to_sign = "\n".join(
             ("AWS4-HMAC-SHA256", self._date, self._scope, hashlib.sha256(canonical.encode()).hexdigest())
         )
-        signature = hmac.digest(self._key, to_sign.encode(), "sha256").hex()
+        signature = self._key.hexdigest(to_sign.encode())
         target = path + ("?" + "&".join(f"{name}={value}" for name, value in query) if query else "")
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in names)]
         if method in ("PUT", "POST"):

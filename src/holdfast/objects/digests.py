@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 
 from msgspec import Struct
 
-from holdfast.base.checksums import Buffer, ChecksumAlgorithm, Hasher, new_hasher, new_md5
+from holdfast.base.checksums import Buffer, ChecksumAlgorithm, Hasher, feed, new_hasher, new_md5
 from holdfast.base.clock import Clock
 from holdfast.objects.errors import BadDigest, InvalidRequest
 from holdfast.objects.model import Checksum, ExpectedDigests
@@ -41,11 +41,11 @@ def wanted(stored: ChecksumAlgorithm, announced: ChecksumAlgorithm | None) -> tu
 def sum_whole(data: Buffer, algorithms: Iterable[ChecksumAlgorithm]) -> Sums:
     """The digests of a small body, at once."""
     md5 = new_md5()
-    md5.update(data)
+    feed(md5, data)
     checksums = {}
     for algorithm in algorithms:
         hasher = new_hasher(algorithm)
-        hasher.update(data)
+        feed(hasher, data)
         checksums[algorithm] = hasher.digest()
     return Sums(md5.digest(), checksums)
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator
 
-from holdfast.base.checksums import Buffer, ChecksumAlgorithm, new_hasher, new_md5
+from holdfast.base.checksums import Buffer, ChecksumAlgorithm, feed, new_hasher, new_md5
 from holdfast.objects.model import BODY_BYTES_MAX, ExpectedDigests
 from holdfast.s3.chunked import ChunkedDecoder, ChunkError, ChunkSigner, Fault
 from holdfast.s3.digests import Announced, parse_announced, parse_checksum
@@ -63,7 +63,7 @@ class _Unwrapper:
     def take(self, data: Buffer) -> Buffer:
         """Note bytes of the body."""
         if self._hash is not None:
-            self._hash.update(data)
+            feed(self._hash, data)
         return data
 
     async def decode(self, data: Buffer, exchange: Exchange) -> AsyncIterator[Buffer]:
@@ -211,7 +211,7 @@ def check_digests(data: Buffer, expected: ExpectedDigests) -> None:
     """For documents, which the face reads itself. Raises BadDigest."""
     if expected.md5 is not None:
         hasher = new_md5()
-        hasher.update(data)
+        feed(hasher, data)
         if hasher.digest() != expected.md5:
             raise S3Error(
                 Code.BAD_DIGEST,
@@ -220,7 +220,7 @@ def check_digests(data: Buffer, expected: ExpectedDigests) -> None:
             )
     if expected.checksum is not None:
         checksum = new_hasher(expected.checksum.algorithm)
-        checksum.update(data)
+        feed(checksum, data)
         if checksum.digest() != expected.checksum.value:
             raise S3Error(
                 Code.BAD_DIGEST,

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from holdfast.base.checksums import Buffer
+from holdfast.base.checksums import Buffer, HmacSha256, feed
 
 LINE_BYTES_MAX = 256
 """A size with a signature is 99 bytes; the longest trailer, a SHA-256 signature, is 90."""
@@ -58,7 +58,7 @@ class ChunkError(Exception):
 class ChunkSigner:
     """The chain of signatures over chunks, begun by the signature of the request's head."""
 
-    def __init__(self, signing_key: bytes, seed: str, amz_date: str, scope: str) -> None:
+    def __init__(self, signing_key: HmacSha256, seed: str, amz_date: str, scope: str) -> None:
         self._key = signing_key
         self._previous = seed
         self._stem = f"{amz_date}\n{scope}\n"
@@ -74,7 +74,7 @@ class ChunkSigner:
         return self._sign(f"AWS4-HMAC-SHA256-TRAILER\n{self._stem}{self._previous}\n{digest}")
 
     def _sign(self, text: str) -> str:
-        self._previous = hmac.digest(self._key, text.encode("ascii"), "sha256").hex()
+        self._previous = self._key.hexdigest(text.encode("ascii"))
         return self._previous
 
 
@@ -210,7 +210,7 @@ class ChunkedDecoder:
 
     def _take(self, piece: memoryview) -> None:
         if self._signer:
-            self._hash.update(piece)
+            feed(self._hash, piece)
         self._chunk_left -= len(piece)
         if not self._chunk_left:
             self._verify_chunk()

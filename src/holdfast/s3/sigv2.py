@@ -14,6 +14,7 @@ import base64
 import hmac
 from collections.abc import Mapping
 
+from holdfast.base.checksums import HmacSha256
 from holdfast.s3.dates import iso_date
 from holdfast.s3.errors import Code, S3Error
 from holdfast.s3.operations import SELECTORS
@@ -89,7 +90,13 @@ def verify(
     if payload not in _PAYLOADS:
         raise S3Error(Code.INVALID_REQUEST, "Signed chunks need a signature of version 4.")
     names = tuple(name for name in headers if name.startswith("x-amz-"))
-    return Signed(access_key, payload, sha256 if payload is Payload.SIGNED else "", "", b"", "", "", names)
+    return Signed(
+        access_key, payload, sha256 if payload is Payload.SIGNED else "", "", _NO_KEY, "", "", names
+    )
+
+
+_NO_KEY = HmacSha256(b"")
+"""Chunks are not signed with this version."""
 
 
 def string_to_sign(method: str, resource: str, query: Query, headers: Mapping[str, str], expires: str) -> str:

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import NamedTuple
 from urllib.parse import quote
 
+from holdfast.base.checksums import HmacSha256
 from holdfast.s3.dates import amz_date, iso_date, parse_amz_date, parse_http_date
 from holdfast.s3.errors import Code, S3Error
 
@@ -50,7 +51,7 @@ class Signed(NamedTuple):
     payload: Payload
     sha256: str
     signature: str
-    signing_key: bytes
+    signing_key: HmacSha256
     amz_date: str
     scope: str
     amz_names: tuple[str, ...]
@@ -98,7 +99,7 @@ class Verifier:
     def __init__(self, credentials: Credentials, region: str) -> None:
         self._credentials = credentials
         self._region = region
-        self._keys: dict[tuple[str, str, str], bytes] = {}
+        self._keys: dict[tuple[str, str, str], HmacSha256] = {}
         self._claims: dict[str, _Claim] = {}
 
     def verify(
@@ -240,7 +241,7 @@ class Verifier:
         scope = claim.scope
         to_sign = f"{ALGORITHM}\n{date}\n{scope}\n{digest}"
         key = self._signing_key(claim, secret)
-        expected = hmac.digest(key, to_sign.encode("utf-8"), "sha256").hex()
+        expected = key.hexdigest(to_sign.encode("utf-8"))
         if not hmac.compare_digest(expected, signature):
             raise S3Error(
                 Code.SIGNATURE_DOES_NOT_MATCH,
@@ -252,7 +253,7 @@ class Verifier:
         digest_of_body = sha256 if payload is Payload.SIGNED else ""
         return Signed(claim.access_key, payload, digest_of_body, signature, key, date, scope, claim.amz_names)
 
-    def _signing_key(self, claim: _Claim, secret: str) -> bytes:
+    def _signing_key(self, claim: _Claim, secret: str) -> HmacSha256:
         # The secret is part of the name, so that a changed one is never answered with an old key.
         name = (claim.access_key, claim.date, secret)
         key = self._keys.get(name)
@@ -264,12 +265,12 @@ class Verifier:
         return key
 
 
-def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
+def signing_key(secret: str, date: str, region: str, service: str) -> HmacSha256:
     """The key of one day, region and service."""
     key = hmac.digest(b"AWS4" + secret.encode("utf-8"), date.encode("ascii"), "sha256")
     key = hmac.digest(key, region.encode("utf-8"), "sha256")
     key = hmac.digest(key, service.encode("utf-8"), "sha256")
-    return hmac.digest(key, b"aws4_request", "sha256")
+    return HmacSha256(hmac.digest(key, b"aws4_request", "sha256"))
 
 
 def canonical_request(
