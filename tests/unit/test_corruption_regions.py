@@ -3,17 +3,7 @@
 import pytest
 
 from holdfast.packs.format import file_bytes
-from tests.kit.regions import Region, shard_regions
-
-
-def assert_covers(regions: list[Region], size: int) -> None:
-    """From the first byte to the last without gaps."""
-    at = 0
-    for region in regions:
-        assert region.start == at, f"{region.name} begins at {region.start}, the one before ends at {at}"
-        assert region.end > region.start, region.name
-        at = region.end
-    assert at == size
+from tests.kit.regions import assert_covers, shard_regions
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 97, 1008, 1009, 4096])

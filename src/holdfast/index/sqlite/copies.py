@@ -15,11 +15,12 @@ With f + 1 copies the loss of any f stores, which the log survives, too, never s
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.errors import Damaged, HoldfastError, Unavailable
 from holdfast.index.port import MemberStatus, Prefix, Row
 from holdfast.index.sqlite import checkpoint as ckpt
 from holdfast.index.sqlite.checkpoint import Base, empty_base
@@ -41,6 +42,12 @@ _T = TypeVar("_T")
 _BATCH_KEYS_MAX = 256
 _CLOSE_S = 1.0
 _APPLY_BYTES_MAX = 6 << 20
+_JUDGE_S = 1.0
+"""How long the start waits, once a copy can answer, for what the others say of the log."""
+
+
+class LogLost(Damaged):
+    """A copy of the rows stands at a record that was acknowledged and is not in the log."""
 
 
 class Copies:
@@ -68,6 +75,7 @@ class Copies:
         self._batch: Batch | None = None
         self._acked_bytes = 0
         self._closed = False
+        self._lost: LogLost | None = None
         self._tending: asyncio.Task[None] | None = None
         self._adding_up: asyncio.Task[None] | None = None
         self._events: set[asyncio.Future[None]] = set()
@@ -75,16 +83,22 @@ class Copies:
     # Life
 
     async def start(self, timeout_s: float) -> None:
-        """Open or build copies; returns when one can answer. Raises Unavailable."""
+        """Open or build copies; returns when one can answer. Raises Unavailable, LogLost."""
         self._begin_wanted()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not self.ready():
                     if all(copy.task is None for copy in self._copies):
                         break
                     await self._event()
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_JUDGE_S):
+                while any(copy.task is not None and not copy.judged for copy in self._copies):
+                    await self._event()
+        if self._lost is not None:
+            # Unless it is another process whose copy it is.
+            await self._log.refresh(_JUDGE_S)
+            raise self._lost
         if not self.ready():
             raise Unavailable("No copy of the index can be read.", hint=self._reasons())
         self._tending = asyncio.get_running_loop().create_task(self._tend())
@@ -142,6 +156,7 @@ class Copies:
             copy.let_go()
             copy.base = copy.slow_since = None
             copy.task = None
+            copy.judged = False
             if copy.state in (CopyState.READY, CopyState.BUILDING):
                 self._fail(copy, "stopped")
             self._happened()
@@ -160,7 +175,11 @@ class Copies:
         except CopyFailed:
             base = None
         log = self._log
-        # It may be of another index, behind the log, or know more than was ever acknowledged.
+        if base is not None:
+            self._check_log(copy, base)
+        copy.judged = True
+        self._happened()
+        # It may be of another index, or too far behind the log.
         fits = (
             base is not None
             and base.incarnation == log.incarnation
@@ -182,6 +201,22 @@ class Copies:
         copy.added_up = self._clock.monotonic()
         reader = copy.reader = CopyReader(files)
         await self._timely(copy.reading.submit(reader.open))
+
+    def _check_log(self, copy: Copy, base: Base) -> None:
+        """A copy is only ever advanced by acknowledged records: one that the log does not have was lost, in
+        more members than it can lose. The copy is left as it is: nothing else proves it. Raises LogLost."""
+        log = self._log
+        if base.incarnation != log.incarnation:
+            return
+        if base.sequence > log.acked or log.hash_at(base.sequence) not in (None, base.hash):
+            self._lost = LogLost(
+                f"The log of the index has lost changes that were acknowledged: the copy in "
+                f"{copy.access.place} holds record {base.sequence}, and the log does not.",
+                hint="Bring back members of the index that hold it. To go on without, move the copy away.",
+                place=copy.access.place,
+                sequence=base.sequence,
+            )
+            raise self._lost
 
     async def _add_up(self, copy: Copy, runner: Runner) -> None:
         """Whether all rows are there, and none in an older state. Raises CopyFailed."""

@@ -76,6 +76,7 @@ class Copy:
         self.task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         self.hurry = False
+        self.judged = False
         self.lingers_to: int | None = None
         self.slow_since: float | None = None
         self.renew = False

@@ -147,6 +147,9 @@ class Member:
         """Still this folder, still this epoch? Raises MemberFailed or MemberRefused."""
         if self._folder.witness(MEMBER_FILE) != self._witnessed:
             promised = self._promises()
+            if promised[0] < self._epoch:
+                # Nobody takes a promise back: what is left of the file is not what was written.
+                raise MemberFailed(f"Its promise of epoch {self._epoch} is gone.")
             if promised != (self._epoch, self._instance):
                 raise _refused(promised[0])
 

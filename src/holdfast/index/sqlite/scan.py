@@ -4,10 +4,12 @@ Pure apart from the reads of its `Folder`. The result says which chain of record
 and whether anything is wrong that a crash cannot explain. Such a member is a source of records, never a
 vote: it may have forgotten what it once acknowledged.
 
-A crash explains: a bad last frame, an unfinished checkpoint, a promise cut short, segments older than
-the checkpoint. It does not explain: a bad frame with a good one behind it (a frame is written only when
-the one before is synced), a segment that starts beyond the end of the chain, a segment shorter than
-allocated, a header that does not verify although it was synced before its file got its name.
+A crash explains: a last frame of which some sectors are still the zeros that were there before, an
+unfinished checkpoint, a promise cut short, segments older than the checkpoint. It does not explain: a bad
+frame with a good one behind it (a frame is written only when the one before is synced) or without such a
+sector (a medium writes a sector whole or not at all), a segment that starts beyond the end of the chain, a
+segment shorter than allocated, a header that does not verify although it was synced before its file got
+its name.
 """
 
 import re
@@ -161,6 +163,11 @@ def scan_member(folder: Folder) -> Scan:
         return Scan(None, 0, None, (), (), (), (), "", 0, 0)
     if incarnation is None:
         damage.append("member: its header does not verify" if MEMBER_FILE in names else "member: is missing")
+    made = list(filter(None, map(made_by, names)))
+    made_in = max((epoch for epoch, _ in made), default=0)
+    if made_in > promised and incarnation is not None:
+        # A file is made only in an epoch that was promised before: later promises may be gone, too.
+        damage.append(f"member: its promise of epoch {made_in} is missing")
     chain = _Chain(damage)
     base, name, size = _newest_checkpoint(folder, checkpoints, incarnation, damage)
     chain.checkpoint = base
@@ -173,7 +180,7 @@ def scan_member(folder: Folder) -> Scan:
     chain.settle(incarnation)
     return Scan(
         incarnation,
-        promised,
+        max(promised, made_in),
         chain.base,
         tuple(chain.entries),
         chain.members,
@@ -181,7 +188,7 @@ def scan_member(folder: Folder) -> Scan:
         tuple(chain.places),
         name,
         size,
-        max((generation for _, generation in filter(None, map(made_by, names))), default=0),
+        max((generation for _, generation in made), default=0),
         JOINING_FILE in names,
     )
 
@@ -322,7 +329,8 @@ def _read_segment(
             records,
             Place(records[0].sequence, records[-1].sequence, records[0].revision, name, at, length or 0),
         ):
-            if _good_frame_after(segment, at, epoch, generation):
+            torn = records is None and _is_torn(segment, at, length)
+            if not torn or _good_frame_after(segment, at, epoch, generation):
                 chain.damage.append(f"{name}: a frame at byte {at} does not verify")
             return
         at += frame_bytes(length or 0)
@@ -359,6 +367,15 @@ def _records(segment: _Window, at: int, length: int | None) -> list[Record] | No
         return list(records_in(payload))
     except ValueError:
         return None
+
+
+def _is_torn(segment: _Window, at: int, length: int | None) -> bool:
+    """Whether a write that was cut short can have left the frame at `at`, whose header, if it verifies,
+    announces `length`: some of its sectors are as they were before anything was written."""
+    end = min(at + FRAME_ALIGN, segment.size) if length is None else at + frame_bytes(length)
+    return end <= segment.size and any(
+        not any(segment.at(sector, FRAME_ALIGN)) for sector in range(at, end, FRAME_ALIGN)
+    )
 
 
 def _good_frame_after(segment: _Window, at: int, epoch: int, generation: int) -> bool:
