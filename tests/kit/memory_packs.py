@@ -24,6 +24,7 @@ from holdfast.index.port import (
     Unknown,
 )
 from holdfast.packs.errors import PackGone
+from holdfast.packs.manifest import encode_manifest
 from holdfast.packs.model import (
     PACK_BYTES_MAX,
     SMALL_BYTES_MAX,
@@ -117,8 +118,10 @@ class MemoryPacks:
             (outcome,) = await self._index.commit([row])
         raise Unavailable("The outcome is unknown.")
 
-    def _row(self, scheme: Scheme, pack: PackId) -> Transaction:
-        row = PackRow(scheme, len(self.data[pack]), 0, len(self.data[pack]), ())
+    def _row(self, scheme: Scheme, pack: PackId, object_bytes: int | None = None) -> Transaction:
+        size = len(self.data[pack])
+        manifest = len(encode_manifest(self.manifests[pack]))
+        row = PackRow(scheme, size, manifest, size if object_bytes is None else object_bytes, ())
         return Transaction(
             (Expect(pack_row(pack), ABSENT), Expect(buried_row(pack), ABSENT)),
             ((pack_row(pack), msgspec.msgpack.encode(row)),),
@@ -129,10 +132,14 @@ class MemoryPacks:
         return Receipt(scheme, scheme.n, scheme.n, {"store": scheme.m}, False)
 
     async def write(
-        self, scheme: Scheme, data: Sequence[Buffer], describe: Callable[[Extent], Sequence[ManifestEntry]]
+        self,
+        scheme: Scheme,
+        data: Sequence[Buffer],
+        describe: Callable[[Extent], Sequence[ManifestEntry]],
+        object_bytes: int | None = None,
     ) -> Written:
         size = sum(len(buffer) for buffer in data)
-        assert 0 < size <= PACK_BYTES_MAX
+        assert size <= PACK_BYTES_MAX
         pack = new_pack_id(self._randomness)
         extent = Extent(pack, 0, size)
         self.manifests[pack] = tuple(describe(Extent(PackId(b""), 0, size)))
@@ -148,7 +155,7 @@ class MemoryPacks:
             self.data[pack] = b"".join(data)
         finally:
             self.writing -= 1
-        return Written(extent, self._receipt(scheme), (self._row(scheme, pack),))
+        return Written(extent, self._receipt(scheme), (self._row(scheme, pack, object_bytes),))
 
     async def read(self, extents: Sequence[Extent], offset: int, length: int) -> AsyncIterator[Buffer]:
         for extent in extents:
@@ -169,6 +176,12 @@ class MemoryPacks:
         assert extent.length <= READ_BYTES_MAX
         self.reads += 1
         return await self._bytes(extent)
+
+    async def manifest(self, pack: PackId) -> tuple[ManifestEntry, ...]:
+        (row,) = await self._index.get([pack_row(pack)])
+        if row is None:
+            raise PackGone("The pack is gone.")
+        return self.manifests[pack]
 
     async def _bytes(self, extent: Extent) -> bytes:
         if self.before_read is not None:

@@ -81,7 +81,7 @@ def begin(slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
         case DiskFault.OLD_IMAGE:
             slot.put_back_image()
         case DiskFault.LIES:
-            slot.memory.sync_lies = True
+            slot.memory.sync_lies = slot.lied = True
 
 
 def rot(slot: Slot, chance: SeededRandomness) -> None:

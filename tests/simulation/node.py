@@ -13,6 +13,7 @@ from holdfast.chores.absent import FindAbsent
 from holdfast.chores.chore import Chore, ChoreRunner
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
+from holdfast.chores.compact import Compact
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.strays import FindStrays
@@ -53,6 +54,7 @@ class SimulationSettings(Struct, frozen=True, kw_only=True):
     commit_delay_s: float = 0.001
     inline_bytes_max: int = 32 << 10
     part_bytes_min: int = 64 << 10
+    compact_every_s: float = 10.0
 
 
 class SimulatedNode:
@@ -106,13 +108,18 @@ class SimulatedNode:
                 ),
             ),
         )
+        self.compact = Compact(index, self.objects.move, walk_every_s=settings.compact_every_s)
+        self.collect = Collect(
+            index, self.packs.rows, self.packs.reader.in_use, self.compact.partly_dead, index.let_go
+        )
         strays = FindStrays(self.attached, index, clock)
         chores: list[Chore] = [
             self.repair,
             self.debts,
             self.absent,
             FindReplaced(index, self.topology, self.repair.report),
-            Collect(index, self.packs.rows, self.packs.reader.in_use),
+            self.collect,
+            self.compact,
             Sweep(
                 Disposal(
                     self.attached,

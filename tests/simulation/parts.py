@@ -50,6 +50,7 @@ class PutLog:
         self.puts: dict[tuple[StoreId, str], float] = {}
         self.overdue: set[tuple[StoreId, str]] = set()
         self.returned: set[tuple[StoreId, str]] = set()
+        self.deleted: set[tuple[StoreId, str]] = set()
 
     def began(self, store: StoreId, name: str) -> None:
         """A put goes out; a name is used once, whoever asks."""
@@ -58,6 +59,7 @@ class PutLog:
 
     def check_dead(self, store: StoreId, name: str) -> None:
         """Only what the index has declared dead is ever deleted, and never what a row still names."""
+        self.deleted.add((store, name))
         parsed = parse_shard_name(name)
         assert parsed is not None
         pack, shard, attempt = parsed

@@ -61,10 +61,10 @@ async def until_tidy(world: World) -> None:
     while world.clock.monotonic() < deadline:
         await world.clock.sleep(2.0)
         left = {prefix: _left(world, prefix)[:3] for prefix in CHORE_ROWS}
-        if not any(left.values()) and world.node.is_quiet:
+        if not any(left.values()) and world.node.is_quiet and world.node.compact.idle:
             # For puts that hang until their time is up, and packs that have only just died.
             await world.clock.sleep(PUT_TIMEOUT_S + 10.0)
-            if not any(_left(world, prefix) for prefix in CHORE_ROWS):
+            if not any(_left(world, prefix) for prefix in CHORE_ROWS) and world.node.compact.idle:
                 return
     raise Violation(f"chores have left {left}")
 
@@ -113,6 +113,8 @@ def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:
                 strays["landed late"] += 1
             elif (store, name) in world.put_log.returned:
                 strays["old image"] += 1
+            elif (store, name) in world.put_log.deleted and slot.lied:
+                strays["deleted by a lie"] += 1
             elif any(since <= began <= until for since, until in failed):
                 strays["failed request"] += 1
             else:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from holdfast.base.randomness import SeededRandomness
 from holdfast.objects import model as m
@@ -24,6 +25,9 @@ LAYOUTS = (
     SimulationSettings(stores=4, losses=1, scheme="raid5", other_scheme="raid1", inline_bytes_max=200),
     SimulationSettings(stores=7, losses=2, scheme="raid6", other_scheme="rs-4-2", inline_bytes_max=200),
 )
+
+COMPACT_EVERY_S = (0.1, 0.5, 3.0)
+"""Far more often than a node does it, so that packs move while clients work."""
 
 
 class Finished(Struct, frozen=True):
@@ -58,7 +62,8 @@ def run_seed(seed: int) -> Finished:
 
 async def _run(seed: int) -> Finished:
     plan = SeededRandomness(f"{seed}/plan")
-    world = World(seed, LAYOUTS[plan.below(len(LAYOUTS))])
+    settings = LAYOUTS[plan.below(len(LAYOUTS))]
+    world = World(seed, replace(settings, compact_every_s=COMPACT_EVERY_S[seed % len(COMPACT_EVERY_S)]))
     book, troubles = Book(), Troubles(world)
     world.on_crash.append(book.crashed)
     try:
@@ -207,6 +212,7 @@ async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -
     await until_tidy(world)
     await until_whole(world)
     _no_surprises(world)
+    await world.node.chores.close()
     return check_strays(world, failed), await check_accounts(world, failed)
 
 

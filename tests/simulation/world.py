@@ -49,6 +49,7 @@ class Slot:
         self._world = world
         self.memory = self._disk(StoreId(self.name))
         self.identity: Identity | None = None
+        self.lied = False
         self._image: tuple[StoreId, dict[str, bytes], Identity | None] | None = None
         self._right: tuple[MemoryStore, Identity | None] | None = None
         self._swapped_with: Slot | None = None

@@ -7,57 +7,100 @@ revision that was looked at. Dead rows are read before shares: once all owners a
 from them any more, and whoever shares from a sharer has a row of its own before that one goes. No clock,
 no counter that could be wrong twice: what adds up to more than there is kills nothing. A pack that is being
 read is left for the next round, so that a reader is not cut off by whoever replaces what it reads. Space
-comes back with whole packs only; packs that are mostly dead wait for compaction.
+comes back with whole packs only; packs that are partly dead are told to whoever compacts them.
+
+Packs of which something was let go since the last look come first, so that their space comes back soon. All
+`dead` rows are walked as well, for what a crash or a busy pack left behind, the more seldom, the more there
+are: millions of rows of packs that live on cost a small share of the time, not all of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from holdfast.base.errors import Bug
 from holdfast.base.ids import PackId
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction, prefix_end
 from holdfast.objects.rows import decode_dead
 from holdfast.packs.disposal import Disposal, encode_burial, shards_of
-from holdfast.packs.model import buried_row, debt_row, pack_row
+from holdfast.packs.layout import Layout
+from holdfast.packs.model import PackRow, buried_row, debt_row, pack_row
 from holdfast.packs.rows import PackRows, decode_row
 
 PAGE = 1000
 INTERVAL_S = 2.0
-INTERVAL_PACK_S = 0.01
+REST_PACK_S = 0.01
+REST_ROW_S = 0.000_05
+"""How long to rest from walking, for each pack and each row that the last walk looked at."""
+
 BURY_DELETES_MAX = 400
 """Dead rows that one transaction removes; the rest go in later ones, the pack being gone already."""
 
 
+PartlyDead = Callable[[PackId, PackRow, int], None]
+"""Told of a pack that lives on, and how many of its bytes are dead."""
+
+
 class Collect:
-    """Folds `dead` rows into packs, one pack at a time."""
+    """Folds `dead` rows into packs, one pack at a time. `let_go` answers once for each pack of which
+    something was let go."""
 
     name = "collect"
+    interval_s = INTERVAL_S
 
-    def __init__(self, index: Index, rows: PackRows, in_use: Callable[[PackId], bool]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        rows: PackRows,
+        in_use: Callable[[PackId], bool],
+        partly_dead: PartlyDead = lambda pack, row, dead_bytes: None,
+        let_go: Callable[[], Collection[PackId]] = tuple,
+    ) -> None:
         self._index = index
         self._rows = rows
         self._in_use = in_use
-        self._looked_at = 0
+        self._partly_dead = partly_dead
+        self._let_go = let_go
+        self._first: list[PackId] = []
         self._next = b"dead/"
+        self._packs_walked = self._rows_walked = 0
+        self._resting = 0
+        self._dead_bytes = 0
+        self.dead_bytes = 0
         self.collected = 0
-
-    @property
-    def interval_s(self) -> float:
-        """Between rounds: longer, the more packs there are that are dead in part, and are looked at anew."""
-        return max(INTERVAL_S, self._looked_at * INTERVAL_PACK_S)
+        self.reclaimed_bytes = 0
 
     async def step(self) -> bool:
-        """Look at the next pack that has dead bytes; False at the end of each round."""
+        """Look at one pack that has dead bytes; False when there is none to look at now."""
+        if self._first:
+            await self._look(self._first.pop())
+            return True
         if self._next == b"dead/":
-            self._looked_at = 0
+            self._first = list(self._let_go())
+            if self._resting > 0:
+                self._resting -= 1
+                return bool(self._first)
         first = await self._scan(self._next, prefix_end(b"dead/"), 1)
         if not first:
-            self._next = b"dead/"
+            self._end_walk()
             return False
-        self._looked_at += 1
         name = first[0].key.split(b"/", 2)[1]
-        pack = PackId(bytes.fromhex(name.decode()))
+        self._next = prefix_end(b"dead/" + name + b"/")
+        self._packs_walked += 1
+        dead, rows = await self._look(PackId(bytes.fromhex(name.decode())))
+        self._dead_bytes += dead
+        self._rows_walked += rows
+        return True
+
+    def _end_walk(self) -> None:
+        rest_s = self._packs_walked * REST_PACK_S + self._rows_walked * REST_ROW_S
+        self._resting = int(rest_s / INTERVAL_S)
+        self.dead_bytes = self._dead_bytes
+        self._next = b"dead/"
+        self._packs_walked = self._rows_walked = self._dead_bytes = 0
+
+    async def _look(self, pack: PackId) -> tuple[int, int]:
+        """Bury a pack if all of it is dead; how many of its bytes are dead and stay, by how many rows."""
+        name = pack.hex().encode()
         prefix = b"dead/" + name + b"/"
-        self._next = prefix_end(prefix)
         dead_bytes = 0
         keys: list[bytes] = []
         start = prefix
@@ -68,15 +111,19 @@ class Collect:
         (found,) = await self._index.get([pack_row(pack)])
         if found is None:
             await self._forget(keys)
-            return True
+            return 0, 0
         row = decode_row(found.value)
-        shares = b"share/" + name + b"/"
         if dead_bytes > row.object_bytes:
             raise Bug(f"Pack {pack.hex()} has {row.object_bytes} bytes, of which {dead_bytes} are dead.")
-        if dead_bytes < row.object_bytes or self._in_use(pack):
-            return True
+        if dead_bytes < row.object_bytes:
+            self._partly_dead(pack, row, dead_bytes)
+            return dead_bytes, len(keys)
+        shares = b"share/" + name + b"/"
+        if not keys or self._in_use(pack):
+            return dead_bytes, len(keys)
         if await self._scan(shares, prefix_end(shares), 1):
-            return True
+            self._partly_dead(pack, row, dead_bytes)
+            return dead_bytes, len(keys)
         (debt,) = await self._index.get([debt_row(pack)])
         # The pack's own transactions move the debt row only together with the pack row, so that the
         # expectation of the pack row covers both.
@@ -86,8 +133,10 @@ class Collect:
             [Transaction((Expect(pack_row(pack), found.revision),), (burial,), tuple(deletes))]
         )
         self._rows.forget(pack)
-        self.collected += isinstance(outcome, Committed)
-        return True
+        if isinstance(outcome, Committed):
+            self.collected += 1
+            self.reclaimed_bytes += len(row.places) * Layout(row.scheme.k, row.stored_bytes).shard_bytes
+        return 0, 0
 
     async def _forget(self, keys: list[bytes]) -> None:
         """Remove dead rows of a pack that is gone."""

@@ -107,6 +107,7 @@ def status_view(status: Status) -> RenderableType:
     tail.add_column()
     tail.add_row("index:", _index(status))
     tail.add_row("packs:", _packs(status))
+    tail.add_row("space:", _space(status))
     for number, line in enumerate(_losses(status)):
         tail.add_row("can still be lost:" if number == 0 else "", line)
     for number, event in enumerate(status.events):
@@ -175,6 +176,14 @@ def _packs(status: Status) -> str:
         f"{packs.unreadable} unreadable, {packs.debts} owed a rewrite, "
         f"{packs.shards_missing} shards missing{counted}; since the start {packs.repaired} repaired "
         f"({packs.repairs_waiting} waiting), {packs.debts_paid} debts paid"
+    )
+
+
+def _space(status: Status) -> str:
+    packs = status.packs
+    return (
+        f"{_size(packs.bytes_dead)} deleted and not given back yet, {packs.mergeable} packs small or "
+        f"mostly dead; since the start {_size(packs.bytes_reclaimed)} given back"
     )
 
 

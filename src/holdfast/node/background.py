@@ -6,6 +6,8 @@ the chores that delete are not even built then.
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
@@ -14,12 +16,14 @@ from holdfast.chores.absent import FindAbsent
 from holdfast.chores.chore import Chore, ChoreRunner
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
+from holdfast.chores.compact import Compact
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.strays import FindStrays
 from holdfast.health import StoreHealth
 from holdfast.node.census import Census
 from holdfast.node.keeper import Keeper
+from holdfast.node.status import PacksStatus
 from holdfast.objects.service import Objects
 from holdfast.packs.disposal import Disposal
 from holdfast.packs.rewriting import Rewriter
@@ -58,6 +62,8 @@ class Background:
         self.debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
         self.census = Census(index, stores, self._is_up, topology, clock)
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
+        self._compact: Compact | None = None
+        self._collect: Collect | None = None
         self._runner = ChoreRunner([], clock, self._failed)
 
     def start(self, objects: Objects) -> None:
@@ -79,13 +85,26 @@ class Background:
                 self._keeper.is_gone,
                 lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
             )
-            chores += [Collect(index, packs.rows, packs.reader.in_use), Sweep(disposal), strays]
+            self._compact = compact = Compact(index, objects.move)
+            self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
+            chores += [self._collect, Sweep(disposal), strays, compact]
         self._runner = ChoreRunner(chores, self._clock, self._failed)
         self._runner.start()
 
     async def close(self) -> None:
         """Stop where they are."""
         await self._runner.close()
+
+    def count_space(self, packs: PacksStatus) -> PacksStatus:
+        """The same, with what is dead, what can be merged and what came back."""
+        if self._collect is None or self._compact is None:
+            return packs
+        return replace(
+            packs,
+            mergeable=self._compact.mergeable,
+            bytes_dead=self._collect.dead_bytes,
+            bytes_reclaimed=self._collect.reclaimed_bytes,
+        )
 
     def damaged(self, pack: PackId, shard: int, what: str) -> None:
         """Packs found something wrong; see `holdfast.packs.reading.DamageReport`."""

@@ -210,7 +210,7 @@ class Node:
         background = self._background
         await background.census.whole()
         packs = replace(
-            background.census.status(),
+            background.count_space(background.census.status()),
             repairs_waiting=background.repair.waiting,
             repaired=background.repair.repaired,
             debts_paid=background.debts.paid,

@@ -13,7 +13,7 @@ they were read, so that it commits on what it was decided on or not at all. What
   mark.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -131,6 +131,12 @@ def alive(record: VersionRecord) -> tuple[Expect, ...]:
     return tuple(Expect(pack_row(pack), PRESENT) for pack in packs_of(record))
 
 
+def not_let_go(packs: Iterable[PackId], owner: str) -> tuple[Expect, ...]:
+    """That nobody has given away what `owner` has in these packs: whoever makes bytes of a pack belong to
+    somebody expects it, so that the audit of packs can end a wait without a clock."""
+    return tuple(Expect(keys.dead_row(pack, owner), ABSENT) for pack in packs)
+
+
 def put_transaction(
     state: State,
     encoded: Encoded,
@@ -144,14 +150,10 @@ def put_transaction(
     """Makes `encoded` the current version, with the old one's bytes let go (unless the new one takes
     them over: `keep_bytes` leaves only the mark)."""
     head = state.head
-    basis = state.expects()
+    basis = (*state.expects(), Expect(mark(encoded.record), ABSENT))
     if head is None:
         value = rows.encode_head(encoded, request, ())
-        return Transaction(
-            (*basis, Expect(mark(encoded.record), ABSENT), *expects),
-            ((state.target.head_row, value), *puts),
-            deletes,
-        )
+        return Transaction((*basis, *expects), ((state.target.head_row, value), *puts), deletes)
     value = rows.encode_head(encoded, request, rows.remember(head))
     if keep_bytes:
         empty = rows.encode(DeadRow(rows.FORMAT, 0, encoded.record.version))
@@ -199,7 +201,15 @@ class Claim(Struct, frozen=True):
         puts = dict(dead_puts(self.owned, self.version, self.version))
         puts.setdefault(self.mark, rows.encode(DeadRow(rows.FORMAT, 0, self.version)))
         packs = (Expect(pack_row(pack), PRESENT) for pack in self.owned)
-        return Transaction((basis, *packs), tuple(puts.items()))
+        untouched = (Expect(key, ABSENT) for key in puts)
+        return Transaction((basis, *packs, *untouched), tuple(puts.items()))
+
+
+def _given_up() -> Unavailable:
+    """What a writer is told who came so late that its bytes were taken for what a crash had left."""
+    return Unavailable(
+        "What was written was given up before it was committed.", hint="Send the request again."
+    )
 
 
 Propose = Callable[[State, Sequence[Row | None]], Transaction]
@@ -304,13 +314,10 @@ class Heads:
                 return
             if marked is not None:
                 if rows.decode_dead(marked.value).cause != claim.version:
-                    return  # it was made, and something has replaced it since
-                assert refusal is not None, "only this call gives these bytes back"
-                raise refusal
-            if claim.owned and conflict.startswith(b"pack/"):
-                raise Unavailable(
-                    "What was written was moved before it was committed.", hint="Send the request again."
-                )
+                    return  # it was made, and something has replaced or moved it since
+                raise refusal or _given_up()
+            if claim.owned and conflict.startswith((b"pack/", b"dead/")):
+                raise refusal or _given_up()
             refusal = None
             try:
                 state = self.state(target, bucket, head)

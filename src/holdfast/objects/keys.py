@@ -124,6 +124,11 @@ def upload_row(bucket: str, key: bytes, upload: UploadId) -> bytes:
     return uploads(bucket) + key + b"\0" + upload.encode()
 
 
+def parse_upload_row(key: bytes) -> UploadId:
+    """The upload of an upload's row."""
+    return UploadId(key.rpartition(b"\0")[2].decode())
+
+
 def is_upload_id(text: str) -> bool:
     """Whether `text` looks like an id that we gave: 32 lower-case hex digits."""
     return len(text) == 32 and all(digit in "0123456789abcdef" for digit in text)

@@ -118,7 +118,9 @@ class UploadRow(Struct, frozen=True, array_like=True):
 
 
 class PartRow(Struct, frozen=True, array_like=True):
-    """`part/...`: one attempt of a part, immutable. The attempt with the highest revision counts."""
+    """`part/...`: one attempt of a part. Only its extents ever change, when its bytes are moved. Of several
+    attempts the one that came last counts: by `arrived`, the revision of its row before it was first
+    moved, else by the revision that the row has."""
 
     format: int
     upload: UploadId
@@ -128,6 +130,7 @@ class PartRow(Struct, frozen=True, array_like=True):
     modified_ms: int
     extents: tuple[Extent, ...]
     receipt: Receipt | None = None
+    arrived: int = 0
 
 
 class DeadRow(Struct, frozen=True, array_like=True):

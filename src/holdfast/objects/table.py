@@ -18,7 +18,7 @@ What must hold: ends ascend, the last one is the object's size, and part numbers
 """
 
 import struct
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -92,12 +92,49 @@ class TableBuilder:
         return [header, bytes(self._extents), bytes(self._parts)]
 
 
+def extents_in(
+    table: Buffer, packs: Container[PackId], start: int, count: int
+) -> list[tuple[int, Extent]] | None:
+    """Of a whole table's extents number `start` to `start + count`, those in `packs`, with their numbers;
+    None behind the last one. Raises Damaged."""
+    header = _parse(table[: _HEADER.size])
+    if start >= header.extents:
+        return None
+    end = min(start + count, header.extents)
+    entries = table[_HEADER.size + start * _EXTENT.size : _HEADER.size + end * _EXTENT.size]
+    return [
+        (number, Extent(PackId(pack), offset, length))
+        for number, (pack, offset, length, _) in enumerate(_EXTENT.iter_unpack(entries), start)
+        if pack in packs
+    ]
+
+
+def with_extents(table: Buffer, changed: Mapping[int, Extent]) -> bytes:
+    """A whole table anew, with other places for some of its extents: by their numbers."""
+    result = bytearray(table)
+    for number, extent in changed.items():
+        at = _HEADER.size + number * _EXTENT.size
+        _, _, length, end = _EXTENT.unpack_from(result, at)
+        assert length == extent.length, "bytes that move stay the same bytes"
+        _EXTENT.pack_into(result, at, extent.pack, extent.offset, extent.length, end)
+    return bytes(result)
+
+
 class _Header(Struct, frozen=True):
     algorithm: ChecksumAlgorithm | None
     width: int
     extents: int
     parts: int
     size: int
+
+
+def _parse(data: Buffer) -> _Header:
+    magic, format_, code, width, extents, parts, size = _HEADER.unpack(data)
+    if magic != _MAGIC or format_ != _FORMAT or code not in _ALGORITHMS:
+        raise Damaged(
+            "The table of a large object cannot be read.", hint="A newer Holdfast may have written it."
+        )
+    return _Header(_ALGORITHMS[code], width, extents, parts, size)
 
 
 class LocatedPart(Struct, frozen=True):
@@ -176,15 +213,7 @@ class Table:
 
     async def _header(self) -> _Header:
         if self._known is None:
-            data = bytes(await self._bytes(0, _HEADER.size))
-            magic, format_, code, width, extents, parts, size = _HEADER.unpack(data)
-            if magic != _MAGIC or format_ != _FORMAT or code not in _ALGORITHMS:
-                raise Damaged(
-                    "The table of a large object cannot be read.",
-                    hint="A newer Holdfast may have written it.",
-                    pack=self._at.pack.hex(),
-                )
-            self._known = _Header(_ALGORITHMS[code], width, extents, parts, size)
+            self._known = _parse(await self._bytes(0, _HEADER.size))
         return self._known
 
     async def _bytes(self, offset: int, length: int) -> Buffer:

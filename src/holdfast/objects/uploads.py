@@ -23,7 +23,7 @@ from holdfast.objects.commit import Decided
 from holdfast.objects.context import Context
 from holdfast.objects.digests import DEFAULT_ALGORITHM, Sums, wanted
 from holdfast.objects.errors import InvalidPartNumber, InvalidRequest, NoSuchUpload
-from holdfast.objects.heads import Target, dead_puts, target
+from holdfast.objects.heads import Target, dead_puts, not_let_go, target
 from holdfast.objects.listing import upload_view
 from holdfast.objects.model import (
     LISTING_MAX,
@@ -203,8 +203,10 @@ class Uploads:
                 if certain:
                     await self._give_back(row, attempt.attempt)
                 raise no_such_upload(upload.upload)
-            if conflict.startswith(b"pack/"):
-                raise Unavailable("The part was moved before it was committed.", hint="Send the part again.")
+            if conflict.startswith((b"pack/", b"dead/")):
+                raise Unavailable(
+                    "The part was given up before it was committed.", hint="Send the part again."
+                )
             decided = await context.committer.decide_one(attempt.transaction(found.revision, row, alive=True))
             if decided.committed:
                 return
@@ -215,7 +217,9 @@ class Uploads:
     async def _give_back(self, row: PartRow, attempt: VersionId) -> None:
         sizes = _sizes(row)
         expects = tuple(Expect(pack_row(pack), PRESENT) for pack in sizes)
-        await self._context.committer.decide_one(Transaction(expects, dead_puts(sizes, attempt, attempt)))
+        await self._context.committer.decide_one(
+            Transaction((*expects, *not_let_go(sizes, attempt)), dead_puts(sizes, attempt, attempt))
+        )
 
     async def abort(self, bucket: str, key: str, upload: UploadId) -> None:
         """AbortMultipartUpload. Raises NoSuchUpload."""
@@ -269,7 +273,7 @@ class Uploads:
                 if best is not None and number != best_number:
                     yield _found(best)
                     best = None
-                if best is None or item.revision > best.revision:
+                if best is None or _rank(item) > _rank(best):
                     best, best_number = item, number
             if len(page) < _PAGE:
                 break
@@ -327,6 +331,7 @@ class _Attempt:
     def transaction(self, revision: int, row: PartRow, *, alive: bool = False) -> Transaction:
         """Puts the row, if the upload is still as it was at `revision`."""
         expects = [Expect(self._upload.key, revision), Expect(self.key, ABSENT)]
+        expects += not_let_go(_sizes(row), self.attempt)
         if alive:
             expects.extend(Expect(pack_row(pack), PRESENT) for pack in _sizes(row))
         return Transaction(tuple(expects), ((self.key, rows.encode(row)),))
@@ -342,6 +347,11 @@ def _sizes(row: PartRow) -> dict[PackId, int]:
     for extent in row.extents:
         sizes[extent.pack] = sizes.get(extent.pack, 0) + extent.length
     return sizes
+
+
+def _rank(row: Row) -> int:
+    """Which of several attempts came last: a part that was moved has its place from before."""
+    return rows.decode_part(row.value).arrived or row.revision
 
 
 def _found(row: Row) -> FoundPart:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from holdfast.base.checksums import Buffer
 from holdfast.base.errors import Busy
 from holdfast.base.ids import RequestId, VersionId, new_version_id
-from holdfast.index.port import Row, Transaction
+from holdfast.index.port import Expect, Row, Transaction
 from holdfast.objects.conditions import check_write, is_conditional
 from holdfast.objects.context import Context
 from holdfast.objects.digests import DEFAULT_ALGORITHM, Sums
@@ -27,6 +27,7 @@ from holdfast.objects.heads import (
     Target,
     alive,
     mark,
+    not_let_go,
     packs_of,
     put_transaction,
     remembered,
@@ -127,6 +128,11 @@ class _Version(Struct, frozen=True):
         """What the client is told."""
         checksum = sums.checksum(next(iter(sums.checksums)))
         return Stored(sums.md5.hex(), checksum, self.size, self.modified_ms, None, receipt)
+
+
+def _takes(record: VersionRecord) -> tuple[Expect, ...]:
+    """What who puts a version that lies in packs of the index expects of them."""
+    return (*alive(record), *not_let_go(packs_of(record), record.version))
 
 
 class _SmallPut:
@@ -244,7 +250,7 @@ class Writing:
             return answer(before)
         check_write(put.conditions, state.current, put.key)
         encoded = version.record(state.next_order, sums, extents)
-        change = put_transaction(state, encoded, put.request, expects=alive(encoded.record))
+        change = put_transaction(state, encoded, put.request, expects=_takes(encoded.record))
         decided = (await self._context.committer.decide((*received.transactions, change)))[-1]
         if not decided.committed:
             where, certain = state.target, decided.certain
@@ -271,7 +277,7 @@ class Writing:
                 raise AnsweredBefore(before)
             check_write(put.conditions, state.current, put.key)
             encoded = version.record(state.next_order, sums, extents)
-            return put_transaction(state, encoded, put.request, expects=alive(encoded.record))
+            return put_transaction(state, encoded, put.request, expects=_takes(encoded.record))
 
         busy = conflict_error(put.conditions, put.key)
         persist = self._heads.persist_in_turn if in_turn else self._heads.persist

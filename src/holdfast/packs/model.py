@@ -97,7 +97,8 @@ class ManifestEntry(Struct, frozen=True, array_like=True):
 
     `record` is the msgpack of the object version (objects' own type, opaque here) where the piece
     completes a version, else empty. `order` is the version's order in its key; `part` and `piece`
-    place the piece in a larger object (part number 0 outside multipart uploads).
+    place the piece in a larger object (part number 0 outside multipart uploads). `moved` says that the
+    piece came from another pack: what it belongs to was in the index before this pack was begun.
     """
 
     bucket: str
@@ -108,6 +109,7 @@ class ManifestEntry(Struct, frozen=True, array_like=True):
     part: int = 0
     piece: int = 0
     record: bytes = b""
+    moved: bool = False
 
 
 class Piece(Struct, frozen=True):
@@ -170,10 +172,14 @@ class PackStorage(Protocol):
         ...
 
     async def write(
-        self, scheme: Scheme, data: Sequence[Buffer], describe: Callable[[Extent], Sequence[ManifestEntry]]
+        self,
+        scheme: Scheme,
+        data: Sequence[Buffer],
+        describe: Callable[[Extent], Sequence[ManifestEntry]],
+        object_bytes: int | None = None,
     ) -> Written:
-        """Write a pack of its own; at most PACK_BYTES_MAX bytes. A list is emptied as soon as its buffers
-        are encoded. Raises Unavailable."""
+        """Write a pack of its own; at most PACK_BYTES_MAX bytes, of which `object_bytes` (else all) are
+        not filling. A list is emptied as soon as its buffers are encoded. Raises Unavailable."""
         ...
 
     def read(self, extents: Sequence[Extent], offset: int, length: int) -> AsyncIterator[Buffer]:
@@ -184,4 +190,9 @@ class PackStorage(Protocol):
 
     async def read_small(self, extent: Extent) -> Buffer:
         """All of one extent of at most 1 MiB: the fast way. Raises as `read`."""
+        ...
+
+    async def manifest(self, pack: PackId) -> tuple[ManifestEntry, ...]:
+        """What a pack says of itself. It is as old as the pack: the index says what holds now. Raises as
+        `read`."""
         ...

@@ -28,7 +28,7 @@ from holdfast.index.port import (
     Unknown,
 )
 from holdfast.packs.batching import Batcher, aligned
-from holdfast.packs.manifest import encode_manifest
+from holdfast.packs.manifest import decode_manifest, encode_manifest
 from holdfast.packs.model import (
     PACK_BYTES_MAX,
     Appended,
@@ -86,14 +86,19 @@ class Packs:
         return await batcher.append(piece)
 
     async def write(
-        self, scheme: Scheme, data: Sequence[Buffer], describe: Callable[[Extent], Sequence[ManifestEntry]]
+        self,
+        scheme: Scheme,
+        data: Sequence[Buffer],
+        describe: Callable[[Extent], Sequence[ManifestEntry]],
+        object_bytes: int | None = None,
     ) -> Written:
         """See `PackStorage.write`."""
         length = sum(map(len, data))
-        assert 1 <= length <= PACK_BYTES_MAX
+        assert length <= PACK_BYTES_MAX
         # The manifest names offsets, not the pack: its id is chosen with every try.
         entries = describe(Extent(PackId(b""), 0, length))
-        landed = await self.writer.write(scheme, data, self._manifest(entries), length)
+        size = length if object_bytes is None else object_bytes
+        landed = await self.writer.write(scheme, data, self._manifest(entries), size)
         self.settler.landed(landed, known=False)
         return Written(Extent(landed.pack, 0, length), landed.receipt, (row_transaction(landed),))
 
@@ -104,6 +109,13 @@ class Packs:
     async def read_small(self, extent: Extent) -> Buffer:
         """See `PackStorage.read_small`."""
         return await self.reader.read_small(extent)
+
+    async def manifest(self, pack: PackId) -> tuple[ManifestEntry, ...]:
+        """See `PackStorage.manifest`."""
+        row = (await self.rows.get(pack)).row
+        extent = Extent(pack, row.payload_bytes, row.manifest_bytes)
+        data = b"".join([bytes(piece) async for piece in self.reader.read((extent,), 0, extent.length)])
+        return decode_manifest(data, f"pack {pack.hex()}")
 
     async def close(self) -> None:
         """Stop what runs behind; what is not settled is left to the collector."""

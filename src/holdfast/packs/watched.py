@@ -28,6 +28,8 @@ from holdfast.index.port import (
 )
 
 _PACK = b"pack/"
+LET_GO_MAX = 10_000
+"""Packs that are remembered for the collector; what is forgotten it finds by walking."""
 
 
 class WatchedIndex:
@@ -36,10 +38,16 @@ class WatchedIndex:
     def __init__(self, inner: Index) -> None:
         self._inner = inner
         self._doubtful: set[PackId] = set()
+        self._let_go: dict[PackId, None] = {}
 
     def in_doubt(self, pack: PackId) -> bool:
         """Whether the row of `pack` may still be committed although the pack is dead."""
         return pack in self._doubtful
+
+    def let_go(self) -> list[PackId]:
+        """Packs of which something was let go since the last call: a hint for the collector, no more."""
+        packs, self._let_go = list(self._let_go), {}
+        return packs
 
     async def commit(self, transactions: Sequence[Transaction]) -> list[Outcome]:
         """As the port's."""
@@ -58,7 +66,16 @@ class WatchedIndex:
                     if isinstance(outcome, Unknown)
                 ]
             )
+        self._note_let_go(transactions)
         return outcomes
+
+    def _note_let_go(self, transactions: Sequence[Transaction]) -> None:
+        for transaction in transactions:
+            names = [key for key, _ in transaction.puts if key.startswith(b"dead/")]
+            names += [key for key in transaction.deletes if key.startswith(b"share/")]
+            for name in names:
+                if len(self._let_go) < LET_GO_MAX:
+                    self._let_go[PackId(bytes.fromhex(name.split(b"/", 2)[1].decode()))] = None
 
     def _doubt(self, transactions: Sequence[Transaction]) -> None:
         self._doubtful.update(
