@@ -29,6 +29,7 @@ from holdfast.index.port import (
     Transaction,
     lease_row,
 )
+from holdfast.index.postgres import open_postgres
 from holdfast.index.sqlite import (
     CopyOptions,
     DirectoryCopy,
@@ -38,6 +39,7 @@ from holdfast.index.sqlite import (
     open_index,
 )
 from tests.kit.index_disks import SimDisk, SimMember, World
+from tests.kit.postgres import running_server
 
 EVERYTHING = b"\xff" * KEY_BYTES_MAX
 
@@ -98,11 +100,23 @@ async def open_sqlite_on_simulated_disks(folder: Path) -> AsyncIterator[Index]:
         await index.close()
 
 
+@asynccontextmanager
+async def open_postgres_anew(folder: Path) -> AsyncIterator[Index]:
+    server = running_server()
+    server.run("DROP SCHEMA IF EXISTS holdfast CASCADE")
+    index = await open_postgres(server.address(), clock=SystemClock(), randomness=SystemRandomness())
+    try:
+        yield index
+    finally:
+        await index.close()
+
+
 ENGINES = {
     "memory": open_memory,
     "memory-slow": open_memory_slow,
     "sqlite": open_sqlite,
     "sqlite-simulated": open_sqlite_on_simulated_disks,
+    "postgres": open_postgres_anew,
 }
 
 
