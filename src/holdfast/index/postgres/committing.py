@@ -11,7 +11,7 @@ only the database knows, and is asked: whoever gets the lock of `meta` again fin
 change under its revision, or knows that it will never come.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -42,10 +42,21 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...]])
 
 
+Beside = Callable[[asyncpg.Connection, Batch], Awaitable[None]]
+"""What else belongs into the same transaction of the database, once it is decided that something commits."""
+
+
 class Attempt:
     """One try to commit a batch; `first` is the revision of its first change once `commit` was sent."""
 
-    def __init__(self, transactions: Sequence[Transaction], identity: UUID, incarnation: str) -> None:
+    def __init__(
+        self,
+        transactions: Sequence[Transaction],
+        identity: UUID,
+        incarnation: str,
+        beside: Beside | None = None,
+    ) -> None:
+        self._beside = beside
         self._transactions = transactions
         self._identity = identity
         self._incarnation = incarnation
@@ -75,6 +86,8 @@ class Attempt:
             self._identity,
             batch.revision,
         )
+        if self._beside is not None:
+            await self._beside(connection, batch)
         self.first = batch.changes[0].revision
         await transaction.commit()
         return batch.outcomes

@@ -10,16 +10,18 @@ from uuid import UUID
 
 import asyncpg
 
+from holdfast.index.deciding import Batch
 from holdfast.index.port import ABSENT, Committed, Expect, Lease, Transaction, lease_row
 from holdfast.index.postgres.committing import Attempt
 from holdfast.index.postgres.connections import Connections
 
 _HELD = """
-SELECT leases.token, leases.expires > clock_timestamp() AS live, rows.value
-FROM holdfast.leases JOIN holdfast.rows ON rows.key = $2 AND rows.revision = leases.token
-WHERE leases.name = $1
+SELECT
+    rows.value, rows.revision,
+    coalesce(leases.token = rows.revision AND leases.expires > clock_timestamp(), false) AS live
+FROM holdfast.rows LEFT JOIN holdfast.leases ON leases.name = $1
+WHERE rows.key = $2
 """
-_ROW = "SELECT revision FROM holdfast.rows WHERE key = $1"
 _EXTEND = """
 INSERT INTO holdfast.leases (name, token, expires)
 VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
@@ -43,20 +45,21 @@ class PostgresLeases:
         key, wanted = lease_row(name), holder.encode()
 
         async def once(connection: asyncpg.Connection) -> Lease | None:
+            # Row and expiry of one moment: whoever sees it run out expects the row as it was then.
             held = await connection.fetchrow(_HELD, name, key)
             if held is not None and held["live"]:
                 if held["value"] != wanted:
                     return None
-                await connection.execute(_EXTEND, name, held["token"], ttl_s)
-                return Lease(name, holder, held["token"])
-            revision = await connection.fetchval(_ROW, key)
-            take = Transaction((Expect(key, revision or ABSENT),), ((key, wanted),))
-            (outcome,) = await Attempt([take], new_identity(), self._incarnation).run(connection)
-            if not isinstance(outcome, Committed):
-                return None
-            # Until this is there, the lease looks run out, and the next who wants it gets a later token.
-            await connection.execute(_EXTEND, name, outcome.revision, ttl_s)
-            return Lease(name, holder, outcome.revision)
+                await connection.execute(_EXTEND, name, held["revision"], ttl_s)
+                return Lease(name, holder, held["revision"])
+            revision = held["revision"] if held is not None else ABSENT
+            take = Transaction((Expect(key, revision),), ((key, wanted),))
+            attempt = Attempt([take], new_identity(), self._incarnation, extend)
+            (outcome,) = await attempt.run(connection)
+            return Lease(name, holder, outcome.revision) if isinstance(outcome, Committed) else None
+
+        async def extend(connection: asyncpg.Connection, batch: Batch) -> None:
+            await connection.execute(_EXTEND, name, batch.revision, ttl_s)
 
         return await self._connections.use(once)
 
