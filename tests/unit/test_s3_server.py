@@ -571,24 +571,6 @@ def test_it_runs_on_uvloop() -> None:
     uvloop.run(story())
 
 
-async def test_a_bucket_takes_its_scheme_from_a_header() -> None:
-    async with serving() as running:
-        made = await call(running.port, "PUT", "/mirrored", headers={"x-holdfast-scheme": "mirror-3"})
-        assert (made.status, made.headers["x-holdfast-scheme"]) == (200, "mirror-3")
-        wrong = await call(running.port, "PUT", "/other-one", headers={"x-holdfast-scheme": "rs-99-1"})
-        assert (wrong.status, wrong.code) == (400, "InvalidArgument")
-        assert b"rs-K-M takes K from 2 to 16" in wrong.body
-
-
-async def test_a_bucket_that_should_be_somebody_elses_is_denied() -> None:
-    async with serving() as running:
-        await bucket(running)
-        headers = {"x-amz-expected-bucket-owner": "111122223333"}
-        for method, target in [("GET", "/bucket"), ("PUT", "/bucket/k"), ("DELETE", "/bucket/k")]:
-            answer = await call(running.port, method, target, headers=headers)
-            assert (answer.status, answer.code) == (403, "AccessDenied")
-
-
 async def test_an_empty_body_that_was_expected_is_asked_for_too() -> None:
     """The AWS CLI hangs on the next request of a connection on which an answer came without a 100."""
     async with serving() as running:

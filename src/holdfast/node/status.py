@@ -56,9 +56,9 @@ class StoreStatus(Struct, frozen=True, kw_only=True):
 
 class PacksStatus(Struct, frozen=True, kw_only=True):
     """All packs, from their rows and the stores that are attached. `losses_survivable` is how many more
-    stores the weakest pack may lose; None without packs. Repairs, debts paid and
-    bytes reclaimed (on the stores) count from the start. `mergeable` packs are small or mostly dead, as of the
-    last walk; `bytes_dead` (of objects) are let go and lie in packs that live on."""
+    stores the weakest pack may lose; None without packs. Repairs, debts paid and bytes reclaimed (on the
+    stores) count from the start. `mergeable` packs are small or mostly dead, as of the last walk;
+    `bytes_dead` (of objects) are let go and lie in packs that live on."""
 
     packs: int = 0
     bytes_stored: int = 0
