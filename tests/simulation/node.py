@@ -10,12 +10,13 @@ from msgspec import Struct
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.chores.absent import FindAbsent
-from holdfast.chores.chore import Chore, ChoreRunner
+from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import Compact
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.strays import FindStrays
 from holdfast.health import HealthObserver, StoreHealth
 from holdfast.index.memory import MemoryIndex
@@ -131,7 +132,7 @@ class SimulatedNode:
             strays,
             Cleanup(self.objects.finish_cleanups),
         ]
-        self.chores = ChoreRunner(chores, clock, self._chore_failed)
+        self.chores = ChoreRunner(chores, clock, self._chore_failed, index=index, holder=f"node {life}")
 
     def _spoil(self) -> None:
         self.index.faults.appendleft(self._world.index_fault)

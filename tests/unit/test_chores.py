@@ -7,10 +7,10 @@ import pytest
 from holdfast.base.errors import Bug
 from holdfast.base.ids import PackId, VersionId
 from holdfast.chores.absent import FindAbsent
-from holdfast.chores.chore import ChoreRunner
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.repair import PayDebts, Repair
+from holdfast.chores.runner import ChoreRunner
 from holdfast.index.port import ABSENT, Expect, Transaction
 from holdfast.objects.keys import dead_row, share_row
 from holdfast.objects.rows import FORMAT, DeadRow, ShareRow, encode

@@ -7,7 +7,7 @@ import pytest
 
 from holdfast.base.ids import PackId, RequestId
 from holdfast.base.randomness import SeededRandomness
-from holdfast.chores.chore import Chore, ChoreRunner
+from holdfast.chores.chore import Chore
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import (
     GROWTH,
@@ -17,6 +17,7 @@ from holdfast.chores.compact import (
     candidate,
     worth_moving,
 )
+from holdfast.chores.runner import ChoreRunner
 from holdfast.index.port import prefix_end
 from holdfast.objects.model import DeleteKey, PutObject, ReadObject
 from holdfast.objects.service import Objects

@@ -7,8 +7,8 @@ import pytest
 from holdfast.base.errors import Bug, HoldfastError
 from holdfast.base.ids import PackId
 from holdfast.chores.absent import FindAbsent
-from holdfast.chores.chore import ChoreRunner
 from holdfast.chores.repair import Repair
+from holdfast.chores.runner import ChoreRunner
 from holdfast.packs.verifying import PackHealth
 from tests.kit.rig import build_rig
 from tests.unit.test_packs_storage import RS, write

@@ -1,20 +1,15 @@
-"""What a chore is, and who runs it.
+"""What a chore is, and what is told of it.
 
-A chore does one bounded unit of work at a time and says whether there was any. The runner gives each a
-task, sleeps `THROTTLE` times as long as a unit took, so that clients come first, and waits the chore's
-own interval when there is nothing to do. A unit that fails is told to the observer and tried again after
-the interval: no chore ever ends because of an error, neither the world's nor our own.
+A chore does one bounded unit of work at a time and says whether there was any. What must hold: a unit may
+be cut at any point, by a crash or by the runner, and be done twice, without harm; and while it works it
+offers now and then to give way, by `sleep(0)` of the clock that it was given (`holdfast.chores.giving_way`).
+`ChoreRunner` (`holdfast.chores.runner`) runs them.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from enum import Enum
+from typing import Protocol, runtime_checkable
 
-from holdfast.base.clock import Clock
-from holdfast.base.errors import Bug, HoldfastError
-
-THROTTLE = 1.0
-"""Sleep this many times as long as the work took: chores get half of one task's time at most."""
+from msgspec import Struct
 
 
 class Chore(Protocol):
@@ -22,7 +17,7 @@ class Chore(Protocol):
 
     @property
     def name(self) -> str:
-        """One word, for status and logs."""
+        """One word, for commands, status and logs."""
         ...
 
     @property
@@ -31,52 +26,60 @@ class Chore(Protocol):
         ...
 
     async def step(self) -> bool:
-        """One bounded unit of work; False when there was none."""
+        """One bounded unit of work; False when there was none. May raise: it is tried again later."""
         ...
 
 
-ChoreObserver = Callable[[str, HoldfastError], None]
-"""Told of a unit that failed: the chore's name and the error."""
+class Progress(Struct, frozen=True):
+    """How far a chore is. `done` only grows while `total` is worked off, in `unit`s (a plural, as "packs" or
+    "bytes"); `total` is None where it is not known. `detail` is a sentence for a person."""
+
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    detail: str = ""
 
 
-class ChoreRunner:
-    """Runs chores until it is closed."""
+@runtime_checkable
+class HasProgress(Protocol):
+    """A chore that can say how far it is."""
 
-    def __init__(self, chores: Sequence[Chore], clock: Clock, observer: ChoreObserver) -> None:
-        self._chores = chores
-        self._clock = clock
-        self._observer = observer
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self) -> None:
-        """Begin."""
-        self._tasks = [asyncio.create_task(self._run(chore)) for chore in self._chores]
-
-    async def close(self) -> None:
-        """Stop where they are: every unit may be cut at any point."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _run(self, chore: Chore) -> None:
-        while True:
-            began = self._clock.monotonic()
-            try:
-                worked = await chore.step()
-            except Exception as error:
-                self._observer(chore.name, _ours(error))
-                worked = False
-            took = self._clock.monotonic() - began
-            await self._clock.sleep(THROTTLE * took if worked else chore.interval_s)
+    def progress(self) -> Progress:
+        """Cheap, without I/O; asked after each unit."""
+        ...
 
 
-def _ours(error: Exception) -> HoldfastError:
-    """The error for the observer. A mistake of ours goes to the loop's handler, too, with its traceback."""
-    if isinstance(error, HoldfastError) and not isinstance(error, Bug):
-        return error
-    asyncio.get_running_loop().call_exception_handler({"message": "a chore failed", "exception": error})
-    if isinstance(error, Bug):
-        return error
-    bug = Bug(f"{type(error).__name__}: {error}", hint="Please report it.")
-    bug.__cause__ = error
-    return bug
+class ChoreState(Enum):
+    """What a chore is about.
+
+    working     it found something to do, and goes on
+    idle        there was nothing to do, and it looks again later
+    paused      somebody said so
+    failed      its last unit ended with an error; it is tried again, as if idle
+    elsewhere   another node holds its lease
+    """
+
+    WORKING = "working"
+    IDLE = "idle"
+    PAUSED = "paused"
+    FAILED = "failed"
+    ELSEWHERE = "elsewhere"
+
+
+class ChoreStatus(Struct, frozen=True, kw_only=True):
+    """A chore for `holdfast chores`. `why` belongs to the state; `last_error` stays when it is over.
+    `rate` is units of progress a second, lately, `left_s` how long the rest takes at that rate; `worked_s` is
+    time at work since the node started, `rests` how many times as long it sleeps as it works, for clients."""
+
+    name: str
+    state: ChoreState
+    why: str = ""
+    units_done: int = 0
+    worked_s: float = 0.0
+    rests: float = 0.0
+    progress: Progress | None = None
+    rate: float | None = None
+    left_s: float | None = None
+    errors: int = 0
+    last_error: str = ""
+    last_error_s_ago: float | None = None

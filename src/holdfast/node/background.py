@@ -13,13 +13,16 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.chores.absent import FindAbsent
-from holdfast.chores.chore import Chore, ChoreRunner
+from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import Compact
+from holdfast.chores.giving_way import GivingWay
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.strays import FindStrays
+from holdfast.chores.throttle import Throttle
 from holdfast.health import StoreHealth
 from holdfast.node.census import Census
 from holdfast.node.keeper import Keeper
@@ -33,7 +36,8 @@ from holdfast.packs.watched import WatchedIndex
 
 class Background:
     """All chores of a node. `tell` takes a sentence about what happened; `may_delete` is whether the index
-    can be trusted with that."""
+    can be trusted with that; `holder` is the node's name on leases; `under_way` says how many requests of
+    clients are."""
 
     def __init__(
         self,
@@ -46,6 +50,8 @@ class Background:
         tell: Callable[[str], None],
         *,
         may_delete: bool,
+        holder: str,
+        under_way: Callable[[], int],
     ) -> None:
         self._keeper = keeper
         self._health = health
@@ -54,9 +60,11 @@ class Background:
         self._clock = clock
         self._tell = tell
         self._may_delete = may_delete
+        self._holder = holder
+        self._giving_way = giving_way = GivingWay(clock, Throttle(clock.monotonic()), under_way)
         stores, topology = keeper.attached, keeper.topology
         rewriter = Rewriter(
-            stores, topology, index, packs.rows, packs.reader, packs.writer, clock, randomness
+            stores, topology, index, packs.rows, packs.reader, packs.writer, giving_way, randomness
         )
         self.repair = Repair(rewriter, self._mended)
         self.debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
@@ -64,7 +72,7 @@ class Background:
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
         self._compact: Compact | None = None
         self._collect: Collect | None = None
-        self._runner = ChoreRunner([], clock, self._failed)
+        self.runner = self._make_runner([])
 
     def start(self, objects: Objects) -> None:
         """Begin."""
@@ -88,12 +96,22 @@ class Background:
             self._compact = compact = Compact(index, objects.move)
             self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
             chores += [self._collect, Sweep(disposal), strays, compact]
-        self._runner = ChoreRunner(chores, self._clock, self._failed)
-        self._runner.start()
+        self.runner = self._make_runner(chores)
+        self.runner.start()
+
+    def _make_runner(self, chores: list[Chore]) -> ChoreRunner:
+        return ChoreRunner(
+            chores,
+            self._clock,
+            self._failed,
+            index=self._index,
+            holder=self._holder,
+            giving_way=self._giving_way,
+        )
 
     async def close(self) -> None:
         """Stop where they are."""
-        await self._runner.close()
+        await self.runner.close()
 
     def count_space(self, packs: PacksStatus) -> PacksStatus:
         """The same, with what is dead, what can be merged and what came back."""

@@ -128,7 +128,16 @@ class Node:
         )
         self._objects = Objects(index, packs, clock, randomness, self._objects_settings())
         self._background = background = Background(
-            keeper, health, index, packs, clock, randomness, self._events.tell, may_delete=not self._ahead
+            keeper,
+            health,
+            index,
+            packs,
+            clock,
+            randomness,
+            self._events.tell,
+            may_delete=not self._ahead,
+            holder=f"node-{randomness.token(8).hex()}",
+            under_way=lambda: self._server.in_flight,
         )
         keeper.on_attached = background.attached
         verifier = Verifier(keeper.attached, index, packs.rows, packs.reader, clock)
