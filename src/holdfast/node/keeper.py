@@ -32,6 +32,7 @@ from holdfast.node.cluster import (
     write_cluster,
 )
 from holdfast.node.config import Config, StorePlace
+from holdfast.node.descriptors import files_allowed, kept_open
 from holdfast.stores.directory import Attached, DirectoryOptions, DirectoryStore, attach, inspect
 from holdfast.stores.identity import Expected, Identity, Judgement, Noted, index_went_back
 from holdfast.stores.port import Attachment, Store, StoreFailed
@@ -75,7 +76,10 @@ class Keeper:
         self._clock = clock
         self._randomness = randomness
         self._on_event = on_event
-        self._options = DirectoryOptions(bytes_reserve=config.limits.reserve_bytes)
+        kept = kept_open(files_allowed(), len(config.stores))
+        self._options = DirectoryOptions(
+            bytes_reserve=config.limits.reserve_bytes, files_open_max=kept, folders_open_max=kept
+        )
         self._decorate: Decorate | None = None
         self._health: StoreHealth | None = None
         self._rounds = 0

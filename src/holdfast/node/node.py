@@ -25,6 +25,7 @@ from holdfast.node import credentials as credentials_file
 from holdfast.node.background import Background
 from holdfast.node.config import Config
 from holdfast.node.credentials import Credentials
+from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
 from holdfast.node.index import OWN_NAME, Members, open_index
 from holdfast.node.keeper import Decorate, Keeper
@@ -91,7 +92,9 @@ class Node:
             port=config.port,
             region=config.region,
             base_domains=(config.domain,) if config.domain else (),
-            limits=ServerLimits(requests_max=config.limits.requests_max),
+            limits=ServerLimits(
+                connections_max=connections_allowed(files_allowed()), requests_max=config.limits.requests_max
+            ),
             routes=self._routes(),
         )
         await self._server.start()

@@ -9,7 +9,6 @@ import asyncio
 import ctypes
 import gc
 import os
-import resource
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -19,10 +18,10 @@ import uvloop
 from holdfast.base.clock import Clock
 from holdfast.base.randomness import Randomness
 from holdfast.node.config import Config
+from holdfast.node.descriptors import allow_many_files
 from holdfast.node.keeper import Decorate
 from holdfast.node.node import Node, open_node
 
-FILES_OPEN_WANTED = 65_536
 STOPPED_AT_ONCE = 130
 TOGETHER_S = 0.5
 
@@ -45,7 +44,7 @@ def run_node(
     """Serve until stopped. `on_ready` is called once requests are taken, `on_stopping` when draining
     begins. Raises what stands in the way of serving."""
     keep_large_buffers()
-    _allow_many_files()
+    allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, environment, clock, randomness, on_ready, on_stopping, wrap))
 
@@ -112,12 +111,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY, 20, 20)
-
-
-def _allow_many_files() -> None:
-    """Connections and open shards are descriptors; shells often allow 1,024 although more may be had."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES_OPEN_WANTED if hard == resource.RLIM_INFINITY else min(FILES_OPEN_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
