@@ -68,6 +68,30 @@ class Bench:
         copy = m.CopyObject(source_bucket="full", source_key="large", bucket=bucket, key="copy")
         return await self.objects.copy_object(copy)
 
+    async def copy_onto_itself(self) -> object:
+        copy = m.CopyObject(
+            source_bucket="full",
+            source_key="large",
+            bucket="full",
+            key="large",
+            replace=True,
+            metadata=(("a", "b"),),
+        )
+        return await self.objects.copy_object(copy)
+
+    async def copy_part(self) -> object:
+        upload = self.upload
+        copy = m.CopyPart(
+            bucket=upload.bucket,
+            key=upload.key,
+            upload=upload.upload,
+            number=3,
+            source_bucket="full",
+            source_key="large",
+            range_=(1000, LARGE - 1000),
+        )
+        return await self.objects.copy_part(copy)
+
     async def complete(self) -> object:
         upload = self.upload
         parts = [m.CompletePart(n, etag_of(make_bytes(f"part {n}", PART))) for n in (1, 2)]
@@ -85,6 +109,7 @@ class Bench:
 
 Operation = Callable[[Bench], Awaitable[object]]
 CREATE = m.Conditions(if_none_match=("*",))
+OF_SMALL = m.Conditions(if_match=(etag_of(make_bytes("small", SMALL)),))
 
 OPERATIONS: dict[str, tuple[Operation, tuple[type[HoldfastError], ...]]] = {
     "put small": (lambda b: b.put("full", "new", "new", SMALL), ()),
@@ -94,16 +119,22 @@ OPERATIONS: dict[str, tuple[Operation, tuple[type[HoldfastError], ...]]] = {
         lambda b: b.put("full", "new", "new", SMALL, conditions=CREATE),
         (e.PreconditionFailed,),
     ),
+    "put if match": (
+        lambda b: b.put("full", "small", "new", SMALL, conditions=OF_SMALL),
+        (e.PreconditionFailed,),
+    ),
     "put empty": (lambda b: b.put("full", "new", "new", 0), ()),
     "delete": (lambda b: b.delete("small"), ()),
     "delete several": (lambda b: b.delete("small", "large"), ()),
     "copy": (lambda b: b.copy("full"), ()),
     "copy to another scheme": (lambda b: b.copy("other"), ()),
+    "copy onto itself": (lambda b: b.copy_onto_itself(), ()),
     "create bucket": (lambda b: b.objects.create_bucket("made", None), (e.BucketAlreadyOwnedByYou,)),
     "delete bucket": (lambda b: b.objects.delete_bucket("empty"), (e.NoSuchBucket,)),
     "create upload": (lambda b: b.create_upload(), ()),
     "upload part": (lambda b: b.part(3, "part 3", PART), ()),
     "upload large part": (lambda b: b.part(1, "part 1 again", LARGE), ()),
+    "copy part": (lambda b: b.copy_part(), ()),
     "complete": (lambda b: b.complete(), ()),
     "complete with a table": (lambda b: b.complete(), ()),
     "abort": (lambda b: b.abort(), (e.NoSuchUpload,)),
@@ -146,7 +177,7 @@ async def _snapshot(bench: Bench) -> Snapshot:
                 view.whole if view.body is None else b"".join([bytes(piece) async for piece in view.body()])
             )
             assert data is not None
-            seen[f"{bucket.name}/{entry.key}"] = (entry.etag, etag_of(bytes(data)))
+            seen[f"{bucket.name}/{entry.key}"] = (entry.etag, etag_of(bytes(data)), view.record.metadata)
         uploads = await objects.list_uploads(bucket.name, "", "", "", "", 100)
         for upload in uploads.entries:
             assert isinstance(upload, m.Upload)
