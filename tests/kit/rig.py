@@ -46,6 +46,7 @@ def build_rig(
     clock: Clock | None = None,
     latency_s: tuple[float, float] = (0.0005, 0.002),
     ejections_max: int = 2,
+    index: MemoryIndex | None = None,
 ) -> Rig:
     """`stores` memory stores, each its own device."""
     clock = clock or VirtualClock()
@@ -64,7 +65,7 @@ def build_rig(
         for store in ids
     }
     topology = Topology(Location(store, device=store) for store in ids)
-    index = MemoryIndex(clock)
+    index = index or MemoryIndex(clock)
     damage: list[tuple[PackId, int, str]] = []
     packs = Packs(
         attached,

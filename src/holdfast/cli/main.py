@@ -91,6 +91,38 @@ def verify(data: DataOption = None, config: ConfigOption = None, json: JsonOptio
 
 
 @app.command()
+def uptime(
+    data: DataOption = None,
+    config: ConfigOption = None,
+    bucket: Annotated[str | None, typer.Option("--bucket", help="Only requests for this bucket.")] = None,
+    operation: Annotated[
+        str | None, typer.Option("--operation", help="Only this operation of S3, as GetObject.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="The figure of one store, by its slot, as disk1.")
+    ] = None,
+    window: Annotated[str, typer.Option("--window", help="How far back, as 90m, 12h, 30d or 4w.")] = "30d",
+    objective: Annotated[
+        float, typer.Option("--objective", help="The availability that is promised, in percent.")
+    ] = 99.99,
+    json: JsonOption = False,
+) -> None:
+    """Show the availability that clients really got, whether the node runs or not."""
+    from holdfast.cli.uptime import show_uptime
+
+    show_uptime(
+        _config(config, Given(data=data)),
+        SystemClock(),
+        bucket=bucket,
+        operation=operation,
+        store=store,
+        window=window,
+        objective_percent=objective,
+        as_json=json,
+    )
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"holdfast {__version__}")

@@ -53,7 +53,8 @@ class Limits(Struct, frozen=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """All a node needs to know. Paths are absolute. `index_dirs` empty means: on the stores."""
+    """All a node needs to know. Paths are absolute. `index_dirs` empty means: on the stores. `metrics_open`
+    shows `/-/metrics` to everybody; `canary` is whether the node asks itself when nobody else does."""
 
     data: Path
     stores: tuple[StorePlace, ...]
@@ -64,6 +65,8 @@ class Config(Struct, frozen=True, kw_only=True):
     region: str = REGION_DEFAULT
     domain: str = ""
     limits: Limits = Limits()
+    metrics_open: bool = False
+    canary: bool = True
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -78,6 +81,8 @@ class Given(Struct, frozen=True, kw_only=True):
     region: str | None = None
     domain: str | None = None
     limits: Limits | None = None
+    metrics_open: bool | None = None
+    canary: bool | None = None
 
 
 def make_config(sources: Sequence[Given], here: Path) -> Config:
@@ -110,6 +115,8 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         region=read_label(merged.region or REGION_DEFAULT),
         domain=read_domain(merged.domain or ""),
         limits=merged.limits or Limits(),
+        metrics_open=bool(merged.metrics_open),
+        canary=merged.canary is not False,
     )
 
 
@@ -200,6 +207,13 @@ def read_domain(value: object) -> str:
     """The base domain of virtual-host style requests; empty for none."""
     if not isinstance(value, str) or (value and not _DOMAIN.match(value)):
         raise InvalidInput(f"{value!r} is not a domain:", hint='lower case, as "s3.example.org".')
+    return value
+
+
+def read_switch(value: object) -> bool:
+    """Yes or no."""
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{value!r} is neither yes nor no:", hint="write true or false, without quotes.")
     return value
 
 

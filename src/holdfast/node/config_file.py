@@ -13,6 +13,12 @@
     requests = 512
     reserve = "1 GiB"
 
+    [metrics]
+    open = false                        show /-/metrics to everybody who can connect
+
+    [ledger]
+    canary = true                       ask itself when no client does
+
     [[store]]
     slot = "disk1"
     path = "/mnt/disk1"
@@ -45,6 +51,7 @@ from holdfast.node.config import (
     read_port,
     read_size,
     read_slot,
+    read_switch,
     scheme_for,
 )
 from holdfast.scheme import K_MAX, M_MAX
@@ -59,8 +66,22 @@ Where = tuple[str | int, ...]
 T = TypeVar("T")
 D = TypeVar("D")
 
-_TOP = ("data", "scheme", "index_dirs", "host", "port", "region", "domain", "limits", "store")
+_TOP = (
+    "data",
+    "scheme",
+    "index_dirs",
+    "host",
+    "port",
+    "region",
+    "domain",
+    "limits",
+    "metrics",
+    "ledger",
+    "store",
+)
 _LIMITS = ("memory", "requests", "reserve")
+_METRICS = ("open",)
+_LEDGER = ("canary",)
 _STORE = ("path", "slot", "region", "zone", "host")
 _STORES_ANY = K_MAX + M_MAX
 """As many as the widest scheme needs."""
@@ -129,7 +150,16 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
         region=table.read("region", read_label, None),
         domain=table.read("domain", read_domain, None),
         limits=_limits(raw["limits"]) if "limits" in raw else None,
+        metrics_open=_switch(raw, "metrics", _METRICS),
+        canary=_switch(raw, "ledger", _LEDGER),
     )
+
+
+def _switch(raw: Mapping[str, object], name: str, known: tuple[str]) -> bool | None:
+    """The one key of a table that has no other."""
+    if name not in raw:
+        return None
+    return _Table(raw[name], (name,), known).read(known[0], read_switch, None)
 
 
 def _limits(raw: object) -> Limits:

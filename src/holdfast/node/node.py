@@ -19,7 +19,7 @@ from holdfast.base.errors import Fenced, InvalidInput
 from holdfast.base.ids import PackId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
-from holdfast.health.observing import HealthObserver
+from holdfast.index.measured import MeasuredIndex
 from holdfast.index.port import IndexState
 from holdfast.node import credentials as credentials_file
 from holdfast.node.background import Background
@@ -29,10 +29,13 @@ from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
 from holdfast.node.index import OWN_NAME, Members, open_index
 from holdfast.node.keeper import Decorate, Keeper
+from holdfast.node.metrics_report import Metrics
+from holdfast.node.metrics_token import obtain_token
 from holdfast.node.report import make_status, store_statuses
 from holdfast.node.runtime import DataLock, Runtime
 from holdfast.node.status import Promise, Status, promise_of
 from holdfast.node.verifying import Verifications
+from holdfast.node.watching import Watching
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs import codec
@@ -74,15 +77,19 @@ class Node:
         stack.push_async_callback(keeper.close)
         await keeper.open()
         self._health = health = StoreHealth([], config.scheme.m, clock.monotonic())
-        observer = HealthObserver(health, clock)
-        keeper.start(health, lambda slot, store: MeasuredStore(self._wrap(slot, store), observer, clock))
+        self._watching = watching = Watching(config, keeper, health, clock, self._events.tell)
+        keeper.start(
+            health, lambda slot, store: MeasuredStore(self._wrap(slot, store), watching.stores, clock)
+        )
         self._members = Members(config, keeper)
-        self._index = index = WatchedIndex(await open_index(self._members, clock, randomness))
+        inner = await open_index(self._members, clock, randomness)
+        self._index = index = WatchedIndex(MeasuredIndex(inner, watching.index, clock))
         stack.push_async_callback(index.close)
         self._check_index()
         self._build_packs(index, randomness)
         stack.push_async_callback(self._packs.close)
         stack.callback(self._objects.close)
+        token = None if config.metrics_open else obtain_token(config.data, randomness)
         self._server = S3Server(
             self._objects,
             {self.credentials.access_key_id: self.credentials.secret_access_key},
@@ -96,15 +103,29 @@ class Node:
                 connections_max=connections_allowed(files_allowed()), requests_max=config.limits.requests_max
             ),
             routes=self._routes(),
+            observer=watching.requests,
+        )
+        self._metrics = Metrics(
+            watching,
+            keeper,
+            health,
+            self._background,
+            index.status,
+            lambda: self._server.in_flight,
+            clock,
+            token,
         )
         await self._server.start()
+        stack.push_async_callback(watching.close)
         stack.push_async_callback(self._server.stop, DRAIN_S)
+        stack.callback(watching.draining)
         stack.push_async_callback(self._verifications.close)
         self._background.start(self._objects)
         stack.push_async_callback(self._background.close)
         self._watch(stack, keeper.watch())
         self._watch(stack, self._keep_noting())
         self.endpoint = _endpoint(config.host, self._server.port)
+        await watching.serve(index, self._packs, randomness, may_delete=not self._ahead)
         self._lock.publish(Runtime(self.endpoint, config.region, os.getpid(), clock.wall()))
 
     def _check_index(self) -> None:
@@ -244,6 +265,7 @@ class Node:
             "/-/live": Route(self._answer_live, signed=False),
             "/-/ready": Route(self._answer_ready, signed=False),
             "/-/status": Route(self._answer_status, signed=True),
+            "/-/metrics": Route(lambda request: self._metrics.answer(request), signed=False),
             "/-/verify": Route(self._verifications.answer, signed=True, methods=frozenset({"GET", "POST"})),
         }
 

@@ -23,6 +23,7 @@ from holdfast.s3.chunked import ChunkedDecoder, ChunkError
 from holdfast.s3.errors import Code, S3Error
 from holdfast.s3.exchange import Application, ClientGone, Exchange, Limits
 from holdfast.s3.http import HEAD_BYTES_MAX, Head, HeadError, parse_head
+from holdfast.s3.observing import RequestObserver, describe
 
 _LOG = logging.getLogger("holdfast.s3")
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -40,9 +41,12 @@ _CONTINUE = "HTTP/1.1 100 Continue\r\n\r\n"
 class Shared:
     """What the connections of one server share: limits, counts, and whether it is draining."""
 
-    def __init__(self, application: Application, limits: Limits) -> None:
+    def __init__(
+        self, application: Application, limits: Limits, observer: RequestObserver | None = None
+    ) -> None:
         self.application = application
         self.limits = limits
+        self.observer = observer
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -136,6 +140,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._lost = True
+        self._note_gone()
         self._shared.connections.discard(self)
         self._deadline = _NEVER
         self._body_ended_early()
@@ -143,11 +148,16 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
+        self._note_gone()
         if self._exchange is None or self._lingering:
             return False
         # The client may have closed its side only, and still want the answer.
         self._body_ended_early()
         return True
+
+    def _note_gone(self) -> None:
+        if self._exchange is not None and not self._exchange.gone_at:
+            self._exchange.gone_at = self._shared.loop.time()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -205,11 +215,14 @@ class Connection(asyncio.Protocol):
     def _begin(self, head: Head, rest: bytes) -> None:
         shared = self._shared
         self._deadline = _NEVER
-        exchange = self._exchange = Exchange(self, head)
+        now = shared.loop.time()
+        exchange = self._exchange = Exchange(self, head, now)
         self._body_error = None
         self._left = head.length or 0
         self._decoder = ChunkedDecoder() if head.chunked else None
         self._body_done = not self._left and not head.chunked
+        if self._body_done:
+            exchange.complete_at = now
         self._coded.clear()
         self._coded_at = 0
         self._cut = False
@@ -223,6 +236,9 @@ class Connection(asyncio.Protocol):
         internal = shared.application.is_internal(head)
         if shared.in_flight >= shared.limits.requests_max and not internal:
             exchange.respond(*shared.application.refuse(HeadError(503, "Too many requests are under way.")))
+            if shared.observer is not None:
+                shared.application.claim(exchange)
+                self._tell(exchange, shared.observer)
             # Not at once: a long row of pipelined requests would nest as deep as it is long.
             shared.loop.call_soon(self._finish, exchange)
             return
@@ -241,10 +257,16 @@ class Connection(asyncio.Protocol):
             _LOG.exception("an answer could not be completed")
         finally:
             shared.in_flight -= not internal
+            if shared.observer is not None and not internal:
+                self._tell(exchange, shared.observer)
             task = asyncio.current_task()
             assert task is not None
             shared.tasks.discard(task)
             self._finish(exchange)
+
+    def _tell(self, exchange: Exchange, observer: RequestObserver) -> None:
+        broken = self._shared.draining or not self._lost
+        observer.answered(describe(exchange, self._shared.loop.time(), broken_by_us=broken))
 
     def _finish(self, exchange: Exchange) -> None:
         """The exchange is over: go on to the next, or close."""
@@ -288,16 +310,23 @@ class Connection(asyncio.Protocol):
     # Bodies
 
     def _take_body(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        exchange.bytes_in += len(data)
         if self._decoder is not None:
             # Decoded when somebody reads it, a bounded piece at a time.
             self._coded.append(data)
             self._body_bytes += len(data)
         elif len(data) <= self._left:
             self._left -= len(data)
-            self._body_done = not self._left
             self._add_piece(data)
+            if not self._left:
+                self._body_done = True
+                exchange.complete_at = self._shared.loop.time()
         else:
             self._add_piece(data[: self._left])
+            exchange.bytes_in -= len(data) - self._left
+            exchange.complete_at = self._shared.loop.time()
             self._left, data = 0, data[self._left :]
             self._body_done = True
             self._keep(data)
@@ -337,6 +366,8 @@ class Connection(asyncio.Protocol):
             self._coded_at = 0
         if decoder.finished:
             self._body_done = True
+            if self._exchange is not None:
+                self._exchange.complete_at = self._shared.loop.time()
             if self._coded_at:
                 self._coded[0] = data[self._coded_at :]
                 self._coded_at = 0
@@ -435,6 +466,9 @@ class Connection(asyncio.Protocol):
         assert exchange is not None
         if self._lost:
             return
+        exchange.status = status
+        exchange.first_at = self._shared.loop.time()
+        exchange.bytes_out = len(body)
         if not self._closing:
             self._closing = not exchange.head.keep_alive or self._shared.draining or self._eof
             if not self._body_done:
@@ -455,7 +489,9 @@ class Connection(asyncio.Protocol):
         if self._lost:
             raise ClientGone
         assert self._transport is not None
+        assert self._exchange is not None
         self._transport.write(data)
+        self._exchange.bytes_out += len(data)
         while self._writing_paused:
             self._deadline = self._shared.loop.time() + self._shared.limits.stall_s
             self._writer = self._shared.loop.create_future()
@@ -469,8 +505,12 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: HeadError) -> None:
         status, fields, body = self._shared.application.refuse(error)
         self._closing = True
-        self._exchange = Exchange(self, _NO_HEAD)
+        exchange = self._exchange = Exchange(self, _NO_HEAD, self._shared.loop.time())
+        exchange.ended = True
         self.send_head(status, fields, body)
+        if error.status == 503 and self._shared.observer is not None:
+            # Turned away for lack of room, before it could say what it wanted.
+            self._tell(exchange, self._shared.observer)
         self._linger()
 
     # Ends

@@ -43,6 +43,10 @@ class Application(Protocol):
         """Status, header lines and body for a head that is not HTTP as it should be."""
         ...
 
+    def claim(self, exchange: "Exchange") -> None:
+        """Note in a request that is turned away unread what it claims to be about."""
+        ...
+
 
 class Wire(Protocol):
     """The connection under an exchange."""
@@ -58,13 +62,36 @@ class Wire(Protocol):
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("_connection", "begun", "ended", "head")
+    __slots__ = (
+        "_connection",
+        "admitted",
+        "begun",
+        "begun_at",
+        "bucket",
+        "bytes_in",
+        "bytes_out",
+        "code",
+        "complete_at",
+        "ended",
+        "first_at",
+        "gone_at",
+        "head",
+        "operation",
+        "status",
+    )
 
-    def __init__(self, connection: Wire, head: Head) -> None:
+    def __init__(self, connection: Wire, head: Head, begun_at: float = 0.0) -> None:
         self._connection = connection
         self.head = head
         self.begun = False
         self.ended = False
+        # For whoever observes: the application says what the request is, the connection when what was
+        # (seconds of the loop's clock, 0.0 for what has not been).
+        self.admitted = False
+        self.operation = self.bucket = self.code = ""
+        self.status = self.bytes_in = self.bytes_out = 0
+        self.begun_at = begun_at
+        self.complete_at = self.first_at = self.gone_at = 0.0
 
     async def read(self) -> Buffer:
         """The next bytes of the body, decoded from HTTP's own coding; empty at its end. Raises S3Error

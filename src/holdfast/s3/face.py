@@ -10,6 +10,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -46,12 +47,14 @@ _REFUSALS = {
 
 
 class AdminRequest(NamedTuple):
-    """A request to an internal path. `body` is empty unless the route is signed."""
+    """A request to an internal path. `body` is empty unless the route is signed; names in `headers` are in
+    lower case."""
 
     method: str
     path: str
     query: Mapping[str, str]
     body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class AdminAnswer(NamedTuple):
@@ -113,6 +116,9 @@ class Face:
                 path = decode_path(head.path)
                 target = find_target(path, head.headers.get("host", ""), self._base_domains)
                 request = self._admit(exchange, path, target, request_id, now_s)
+                exchange.admitted = True
+                exchange.operation = request.operation.name
+                exchange.bucket = target.bucket
                 response = await HANDLERS[request.operation.name](self._site, request)
             if response.stream is not None:
                 await self._send_stream(exchange, response, response.stream, request_id, now_s)
@@ -137,6 +143,17 @@ class Face:
         return head.path.startswith(INTERNAL_PREFIX) and not bucket_of_host(
             head.headers.get("host", ""), self._base_domains
         )
+
+    def claim(self, exchange: Exchange) -> None:
+        """Note what a request claims to be about. It was not read, and may be about nothing."""
+        head = exchange.head
+        try:
+            target = find_target(decode_path(head.path), head.headers.get("host", ""), self._base_domains)
+            query = _parameters(parse_query(head.query))
+            operation = route(head.method, _scope_of(target), query, head.headers)
+        except S3Error:
+            return
+        exchange.operation, exchange.bucket = operation.name, target.bucket
 
     def refuse(self, error: HeadError) -> tuple[int, str, bytes]:
         """The answer to what is not HTTP as it should be, or comes when there is no room."""
@@ -172,8 +189,7 @@ class Face:
             signed = self._verifier.verify(head.method, path, pairs, head.headers, now_s)
         query = _parameters(pairs) if pairs else _NO_PARAMETERS
         bucket, key = target
-        scope = Scope.OBJECT if key else Scope.BUCKET if bucket else Scope.SERVICE
-        operation = route(head.method, scope, query, head.headers)
+        operation = route(head.method, _scope_of(target), query, head.headers)
         check_target(target, creating=operation.name == "CreateBucket")
         check_owner(head.headers)
         if not operation.served:
@@ -197,7 +213,7 @@ class Face:
             body = await self._admin_body(exchange, signed)
         if head.method not in found.methods:
             raise S3Error(Code.METHOD_NOT_ALLOWED, headers=(("Allow", ", ".join(sorted(found.methods))),))
-        answer = await found.answer(AdminRequest(head.method, path, _parameters(pairs), body))
+        answer = await found.answer(AdminRequest(head.method, path, _parameters(pairs), body, head.headers))
         return Response(answer.status, [("Content-Type", answer.content_type)], answer.body)
 
     async def _admin_body(self, exchange: Exchange, signed: Signed) -> bytes:
@@ -249,6 +265,9 @@ class Face:
                 _LOG.error("request %s failed", request_id, exc_info=error)
         elif failure.status > 500 and not isinstance(error, S3Error | Busy):
             self._tell_trouble(error, request_id)
+        exchange.code = failure.code.wire
+        if failure.code in _NO_BUCKET:
+            exchange.bucket = ""
         fields = list(failure.headers)
         if failure.code is Code.INVALID_RANGE and "range" in head.headers:
             failure.facts["RangeRequested"] = head.headers["range"]
@@ -287,11 +306,16 @@ class Face:
         return f"{self._common}x-amz-request-id: {request_id}\r\n{text}Content-Length: {response.length}\r\n"
 
 
+def _scope_of(target: Target) -> Scope:
+    return Scope.OBJECT if target.key else Scope.BUCKET if target.bucket else Scope.SERVICE
+
+
 def _is_form(head: Head) -> bool:
     return head.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 _BODILESS = frozenset({204, 304})
+_NO_BUCKET = frozenset({Code.NO_SUCH_BUCKET, Code.INVALID_BUCKET_NAME})
 _NO_PARAMETERS: dict[str, str] = {}
 
 

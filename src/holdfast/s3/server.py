@@ -14,6 +14,7 @@ from holdfast.objects.model import ObjectService
 from holdfast.s3.connection import Connection, Shared
 from holdfast.s3.exchange import Limits
 from holdfast.s3.face import Face, Routes
+from holdfast.s3.observing import RequestObserver
 from holdfast.s3.sigv4 import Credentials
 
 _SWEEP_S = 1.0
@@ -38,6 +39,7 @@ class S3Server:
         base_domains: tuple[str, ...] = (),
         limits: Limits | None = None,
         routes: Routes | None = None,
+        observer: RequestObserver | None = None,
     ) -> None:
         self._face = Face(
             service,
@@ -52,6 +54,7 @@ class S3Server:
         self._host = host
         self._port = port
         self._limits = limits or Limits()
+        self._observer = observer
         self._shared: Shared | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -70,7 +73,7 @@ class S3Server:
     async def start(self) -> None:
         """Listen. Raises InvalidInput when the address cannot be had."""
         assert self._server is None, "start once"
-        shared = Shared(self._face, self._limits)
+        shared = Shared(self._face, self._limits, self._observer)
         try:
             self._server = await asyncio.get_running_loop().create_server(
                 lambda: Connection(shared),

@@ -1,0 +1,73 @@
+"""Counts what clients get: for the ledger, and since the start for `/-/metrics`.
+
+On the way of every request, so it is short: a few additions in two dictionaries. What must hold: a request
+counts once; what nobody signed is counted as traffic, but is no measure of what the node gave its users,
+unless we turned it away for lack of room.
+"""
+
+from holdfast.health.accounting import Histogram
+from holdfast.health.ledger import SLOW_DEFAULT_S, SLOW_S, Ledger, Verdict, judge, vouched
+from holdfast.s3.observing import Answered, Ending
+
+CLASSES = ("broken", "1xx", "2xx", "3xx", "4xx", "5xx", "gone")
+"""How a request can end: by the first digit of its status, broken off by us, or left by its client."""
+
+_BROKEN, _GONE = 0, 6
+
+
+class OperationAccount:
+    """One operation since the start of the node."""
+
+    __slots__ = ("bytes_in", "bytes_out", "classes", "failures", "latency", "measured", "slow")
+
+    def __init__(self) -> None:
+        self.classes = [0] * len(CLASSES)
+        self.latency = Histogram()
+        self.bytes_in = self.bytes_out = self.measured = self.failures = self.slow = 0
+
+
+class RequestAccounts:
+    """A `RequestObserver`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.operations: dict[str, OperationAccount] = {}
+
+    def answered(self, answered: Answered) -> None:
+        """One request is over."""
+        operation = answered.operation if answered.admitted else ""
+        account = self.operations.get(operation)
+        if account is None:
+            account = self.operations[operation] = OperationAccount()
+        ending, waited_s = answered.ending, answered.waited_s
+        if ending is Ending.COMPLETE:
+            account.classes[answered.status // 100] += 1
+        else:
+            account.classes[_BROKEN if ending is Ending.BROKEN else _GONE] += 1
+        account.latency.add(waited_s)
+        account.bytes_in += answered.bytes_in
+        account.bytes_out += answered.bytes_out
+        slow = waited_s > SLOW_S.get(operation, SLOW_DEFAULT_S)
+        account.slow += slow
+        verdict = judge(
+            answered.status,
+            answered.code,
+            complete=ending is Ending.COMPLETE,
+            gone=ending is Ending.GONE,
+            waited_s=waited_s,
+            clock_jumped=self._ledger.clock_jumps > 0,
+        )
+        if verdict is Verdict.FAILURE:
+            account.failures += 1
+        elif not answered.admitted:
+            return
+        account.measured += verdict is not Verdict.NEITHER
+        self._ledger.count(
+            vouched(self._ledger, answered.bucket, admitted=answered.admitted),
+            answered.operation,
+            verdict,
+            slow=slow,
+            waited_s=waited_s,
+            bytes_in=answered.bytes_in,
+            bytes_out=answered.bytes_out,
+        )

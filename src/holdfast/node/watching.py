@@ -1,0 +1,110 @@
+"""Everything that counts what a node does: its stores, its index, its requests, its ledger.
+
+Built in the order in which the node is: observers first, since parts are handed them when they are made;
+then what looks at the parts. What must hold: counting never changes what is counted, nor fails it.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from holdfast.base.clock import Clock
+from holdfast.base.randomness import Randomness
+from holdfast.chores.canary import Canary
+from holdfast.health import StoreHealth
+from holdfast.health.accounting import Histogram, StoreAccounts
+from holdfast.health.ledger import StoreSight
+from holdfast.health.observing import HealthObserver
+from holdfast.index.port import Index, IndexState
+from holdfast.node.accounting import RequestAccounts
+from holdfast.node.config import Config
+from holdfast.node.keeper import Held, Keeper
+from holdfast.node.ledger_keeping import LedgerKeeper
+from holdfast.packs.model import PackStorage
+
+
+class IndexAccount:
+    """An observer of a measured index."""
+
+    def __init__(self) -> None:
+        self.latency = Histogram()
+        self.transactions = self.errors = 0
+
+    def committed(self, seconds: float, transactions: int, error: BaseException | None) -> None:
+        """One commit has ended."""
+        if error is None:
+            self.latency.add(seconds)
+            self.transactions += transactions
+        elif isinstance(error, Exception):
+            self.errors += 1
+
+
+class Watching:
+    """All of it, for one node."""
+
+    def __init__(
+        self,
+        config: Config,
+        keeper: Keeper,
+        health: StoreHealth,
+        clock: Clock,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._keeper = keeper
+        self._health = health
+        self._clock = clock
+        self._index: Index | None = None
+        self._canary: Canary | None = None
+        self.stores = StoreAccounts(HealthObserver(health, clock), clock)
+        self.index = IndexAccount()
+        self.keeping = LedgerKeeper(
+            config.data, clock, tell, serving=self._serving, sights=self._sights, canary=self._sender
+        )
+        self.requests = RequestAccounts(self.keeping.ledger)
+
+    async def serve(
+        self, index: Index, packs: PackStorage, randomness: Randomness, *, may_delete: bool
+    ) -> None:
+        """The node takes requests from now on. Without `may_delete`, what a canary leaves would not be
+        collected, so none is sent."""
+        self._index = index
+        if self._config.canary and may_delete:
+            self._canary = Canary(index, packs, self._clock, randomness, self._config.scheme)
+        await self.keeping.serve()
+
+    def draining(self) -> None:
+        """The node takes no more requests."""
+        self.keeping.draining()
+
+    async def close(self) -> None:
+        """Keep what is left."""
+        await self.keeping.close()
+
+    def _serving(self) -> bool:
+        return self._index is not None and self._index.status().state is IndexState.SERVING
+
+    def _sender(self) -> Callable[[], Awaitable[float]] | None:
+        return self._canary.send if self._canary is not None else None
+
+    def _sights(self) -> dict[str, StoreSight]:
+        return {slot: self._sight(held) for slot, held in self._keeper.held.items()}
+
+    def _sight(self, held: Held) -> StoreSight:
+        if held.id is None:
+            return StoreSight(held.attachment.value, held.since, held.reason)
+        account = self.stores.of(held.id)
+        state, since, reason = held.attachment.value, held.since, held.reason
+        if held.opened is not None:
+            state, since = self._health.state(held.id).value, self._health.since(held.id)
+            reason = self._health.counts(held.id).last_error
+        return StoreSight(
+            state,
+            since,
+            reason,
+            account.unwell_since,
+            account.reads.calls,
+            account.reads.errors,
+            account.reads.slow,
+            account.writes.calls,
+            account.writes.errors,
+            account.writes.slow,
+        )

@@ -1,0 +1,70 @@
+"""What clients saw of a node that was killed is what `holdfast uptime` says, while it is down and after."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.health.ledger import BEAT_S
+from tests.kit.process import NodeProcess, run_holdfast
+
+SLACK_S = 3.0
+"""What a busy machine may add to a beat."""
+DOWN_S = 3.0
+
+
+def uptime(home: Path, *more: str) -> dict[str, Any]:
+    done = run_holdfast("uptime", "--json", "--window", "1h", *more, cwd=home)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_was_away_for_as_long_as_its_clients_saw(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path) as node:
+        client = node.s3()
+        client.create_bucket(Bucket="photos")
+        for number in range(20):
+            client.put_object(Bucket="photos", Key=str(number), Body=b"x" * 5000)
+        with pytest.raises(client.exceptions.ClientError):
+            client.get_object(Bucket="photos", Key="not there")
+        last_success = time.time()
+        node.kill()
+        killed = time.time()
+        threading.Event().wait(DOWN_S)
+
+        down = uptime(tmp_path)
+        assert not down["running"]
+        (away,) = down["uptime"]["away"]
+        assert away["seconds"] >= DOWN_S
+        assert "no data" not in run_holdfast("uptime", "--window", "1h", cwd=tmp_path).stdout.splitlines()[0]
+
+        starting = time.time()
+        node.start()
+        served = time.time()
+        again = uptime(tmp_path)
+        assert again["running"]
+        (away,) = again["uptime"]["away"]
+        assert (away["why"], away["uncertain_s"]) == ("crashed", BEAT_S)
+        # It never says less than clients saw, and no more than it says that it may.
+        assert last_success - away["uncertain_s"] - SLACK_S <= away["wall"] <= killed
+        assert starting <= away["wall"] + away["seconds"] <= served
+        assert again["uptime"]["longest"]["seconds"] >= away["seconds"] - 0.001
+        assert again["uptime"]["downtime_s"] >= away["seconds"] - 0.001
+
+        client = node.s3()
+        client.put_object(Bucket="photos", Key="more", Body=b"y")
+        client.get_object(Bucket="photos", Key="more")
+        assert node.stop() == 0
+        after = uptime(tmp_path)
+        assert [away["why"] for away in after["uptime"]["away"]] == ["crashed", "stopped"]
+        # What was counted in the minute under way was kept at the stop; what the kill cost counts as nothing.
+        assert (after["uptime"]["attempts"], after["uptime"]["failures"]) == (2, 0)
+        photos = uptime(tmp_path, "--bucket", "photos", "--operation", "GetObject")["uptime"]
+        assert photos["attempts"] == 1
+        assert photos["away_s"] >= after["uptime"]["away_s"]  # it is down while we ask
+        assert uptime(tmp_path, "--store", "disk1")["uptime"]["attempts"] > 0
