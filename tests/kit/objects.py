@@ -94,6 +94,7 @@ class Desk:
         packs: MemoryPacks | None = None,
     ) -> None:
         randomness = SeededRandomness(seed)
+        self.clock = clock
         self.index = index or MemoryIndex(clock)
         self.packs = packs or MemoryPacks(self.index, randomness)
         settings = ObjectsSettings(

@@ -10,6 +10,7 @@ from msgspec import Struct
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.chores.absent import FindAbsent
+from holdfast.chores.audit import Audit
 from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
@@ -56,6 +57,7 @@ class SimulationSettings(Struct, frozen=True, kw_only=True):
     inline_bytes_max: int = 32 << 10
     part_bytes_min: int = 64 << 10
     compact_every_s: float = 10.0
+    audit_every_s: float = 10.0
 
 
 class SimulatedNode:
@@ -109,7 +111,7 @@ class SimulatedNode:
                 ),
             ),
         )
-        self.compact = Compact(index, self.objects.move, walk_every_s=settings.compact_every_s)
+        self.compact = Compact(index, self.objects.moving(clock).move, walk_every_s=settings.compact_every_s)
         self.collect = Collect(
             index, self.packs.rows, self.packs.reader.in_use, self.compact.partly_dead, index.let_go
         )
@@ -121,6 +123,7 @@ class SimulatedNode:
             FindReplaced(index, self.topology, self.repair.report),
             self.collect,
             self.compact,
+            Audit(index, self.objects.auditing(clock).audit, clock, walk_every_s=settings.audit_every_s),
             Sweep(
                 Disposal(
                     self.attached,

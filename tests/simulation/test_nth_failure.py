@@ -148,7 +148,7 @@ WAYS = ("store before", "store after", *(f"index {mishap.name.lower()}" for mish
 Snapshot = dict[str, object]
 
 
-async def _prepare(seed: str, inline_bytes_max: int) -> Bench:
+async def prepare(seed: str, inline_bytes_max: int) -> Bench:
     settings = SimulationSettings(other_scheme="mirror-3", inline_bytes_max=inline_bytes_max)
     world = World(seed, settings)
     await world.start()
@@ -165,7 +165,7 @@ async def _prepare(seed: str, inline_bytes_max: int) -> Bench:
     return bench
 
 
-async def _snapshot(bench: Bench) -> Snapshot:
+async def snapshot(bench: Bench) -> Snapshot:
     """All that a client can see. Uploads are told apart by what is in them, not by their ids."""
     objects, seen = bench.objects, Snapshot()
     for bucket in await objects.list_buckets("", "", 100):
@@ -190,9 +190,9 @@ async def _snapshot(bench: Bench) -> Snapshot:
 async def _run(operation: str, way: str, n: int, inline_bytes_max: int) -> tuple[bool, Snapshot]:
     """Whether a call failed, and what is there in the end. With n = 0 nothing fails."""
     run, done_already = OPERATIONS[operation]
-    bench = await _prepare(f"{operation} {way} {n}", inline_bytes_max)
+    bench = await prepare(f"{operation} {way} {n}", inline_bytes_max)
     world = bench.world
-    before = await _snapshot(bench)
+    before = await snapshot(bench)
     nth = world.nth if way.startswith("store") else world.index_nth
     nth.after = way == "store after"
     if way.startswith("index"):
@@ -206,7 +206,7 @@ async def _run(operation: str, way: str, n: int, inline_bytes_max: int) -> tuple
         acknowledged = False
     nth.left = None
     world.index.faults.clear()
-    after = await _snapshot(bench)
+    after = await snapshot(bench)
     if n:
         wanted = _untouched[operation]
         assert after in ((wanted,) if acknowledged else (before, wanted)), f"{operation}: half done at {n}"
@@ -219,7 +219,7 @@ async def _run(operation: str, way: str, n: int, inline_bytes_max: int) -> tuple
     world.node.chores.start()
     await until_tidy(world)
     await until_whole(world)
-    last = await _snapshot(bench)
+    last = await snapshot(bench)
     await check_accounts(world, [(began, ended)])
     assert not world.failures, world.failures
     await world.stop()

@@ -57,7 +57,7 @@ class Bench:
                 limits=ObjectsLimits(hashing_threads=0, part_bytes_min=1),
             ),
         )
-        self.compact = Compact(self.index, self.objects.move)
+        self.compact = Compact(self.index, self.objects.moving(rig.clock).move)
         self.collect = Collect(
             self.index,
             rig.packs.rows,

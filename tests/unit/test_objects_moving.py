@@ -9,6 +9,7 @@ from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Unavailable
 from holdfast.base.ids import PackId
 from holdfast.chores.collect import Collect
+from holdfast.chores.compact import Move
 from holdfast.index.memory import Fault, Mishap
 from holdfast.index.port import PRESENT, Expect
 from holdfast.objects.heads import mark, put_transaction, target
@@ -38,6 +39,10 @@ async def ready(inline_bytes_max: int = 32 << 10) -> Desk:
     return await Desk(SystemClock(), limits=limits).bucket()
 
 
+def mover(desk: Desk) -> Move:
+    return desk.objects.moving(desk.clock).move
+
+
 async def packs_of(desk: Desk) -> list[PackId]:
     return [
         PackId(bytes.fromhex(row.key.removeprefix(b"pack/").decode())) for row in await desk.rows(b"pack/")
@@ -47,7 +52,7 @@ async def packs_of(desk: Desk) -> list[PackId]:
 async def move(desk: Desk, packs: list[PackId] | None = None, worth: int = ANY) -> MoveReport:
     if packs is None:
         packs = await packs_of(desk)
-    return await desk.objects.move(dict.fromkeys(packs, worth), RS)
+    return await mover(desk)(dict.fromkeys(packs, worth), RS)
 
 
 async def collect(desk: Desk) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection
 
 from holdfast.base.errors import Bug
 from holdfast.base.ids import PackId
+from holdfast.chores.chore import Progress
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction, prefix_end
 from holdfast.objects.rows import decode_dead
 from holdfast.packs.disposal import Disposal, encode_burial, shards_of
@@ -67,6 +68,11 @@ class Collect:
         self.dead_bytes = 0
         self.collected = 0
         self.reclaimed_bytes = 0
+
+    def progress(self) -> Progress:
+        """Bytes that came back since the start."""
+        detail = f"{self.collected} packs died; {self.dead_bytes} bytes of objects are dead in others"
+        return Progress(self.reclaimed_bytes, None, "bytes", detail)
 
     async def step(self) -> bool:
         """Look at one pack that has dead bytes; False when there is none to look at now."""

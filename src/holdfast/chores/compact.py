@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from holdfast.base.ids import PackId
+from holdfast.chores.chore import Progress
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.objects.moving import MoveReport
 from holdfast.packs.model import PACK_BYTES_MAX, DebtRow, PackRow, debt_row
@@ -150,6 +151,10 @@ class Compact:
     def idle(self) -> bool:
         """Whether two walks have found nothing to do: what was new in the first was not in the second."""
         return self._idle_walks >= 2
+
+    def progress(self) -> Progress:
+        """Packs emptied since the start."""
+        return Progress(self.moved_packs, None, "packs", f"{self.mergeable} packs are small or mostly dead")
 
     def partly_dead(self, pack: PackId, row: PackRow, dead_bytes: int) -> None:
         """The collector has looked at a pack of which some is dead. Cheap."""

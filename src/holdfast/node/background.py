@@ -13,6 +13,7 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.chores.absent import FindAbsent
+from holdfast.chores.audit import Audit
 from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
@@ -93,9 +94,10 @@ class Background:
                 self._keeper.is_gone,
                 lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
             )
-            self._compact = compact = Compact(index, objects.move)
+            self._compact = compact = Compact(index, objects.moving(self._giving_way).move)
             self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
-            chores += [self._collect, Sweep(disposal), strays, compact]
+            audit = Audit(index, objects.auditing(self._giving_way).audit, self._clock)
+            chores += [self._collect, Sweep(disposal), strays, compact, audit]
         self.runner = self._make_runner(chores)
         self.runner.start()
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from holdfast.base.checksums import Buffer
+from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, VersionId
 from holdfast.index.port import Expect, Row, Transaction
@@ -65,10 +66,11 @@ class _Change(Struct, frozen=True):
 class Moving:
     """Empties packs, one step at a time."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, clock: Clock) -> None:
         self._context = context
         self._index = context.index
-        self._surveyor = Surveyor(context)
+        self._clock = clock
+        self._surveyor = Surveyor(context, clock)
         self._open: list[_Home] = []
 
     async def move(self, worth: Mapping[PackId, int], scheme: Scheme) -> MoveReport:
@@ -98,6 +100,7 @@ class Moving:
         for extent in plan.places:
             if extent in data:
                 continue
+            await self._clock.sleep(0)
             try:
                 if extent.length == 0:
                     data[extent] = b""
@@ -129,7 +132,7 @@ class Moving:
         changes = [_upload_change(claim, moved, cause) for claim in plan.uploads]
         for number, claim in enumerate(plan.owners):
             if number % MOVES_AT_ONCE == 0:
-                await self._context.clock.sleep(0)
+                await self._clock.sleep(0)
             version = claim.record.version
             before = survey.before.get(version, {})
             changes.append(_version_change(claim, moved, tables_at.get(version), before, cause))
@@ -151,7 +154,7 @@ class Moving:
         claims: list[Claim | UploadClaim] = [*plan.owners, *plan.uploads]
         for number, claim in enumerate(claims):
             if number % MOVES_AT_ONCE == 0:
-                await self._context.clock.sleep(0)
+                await self._clock.sleep(0)
             entries += claim.entries(plan.places)
         return entries
 
@@ -183,6 +186,7 @@ class Moving:
         self._open = [home for change in changes for home in change.homes]
         done = 0
         for start in range(0, max(len(changes), 1), MOVES_AT_ONCE):
+            await self._clock.sleep(0)
             some = changes[start : start + MOVES_AT_ONCE]
             for change in some:
                 for home in change.homes:

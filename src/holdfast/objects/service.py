@@ -3,12 +3,13 @@
 It only brings the subjects together; each has a file of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from holdfast.base.clock import Clock
-from holdfast.base.ids import PackId, RequestId, UploadId
+from holdfast.base.ids import RequestId, UploadId
 from holdfast.base.randomness import Randomness
 from holdfast.index.port import Index
+from holdfast.objects.auditing import Auditing
 from holdfast.objects.buckets import Buckets
 from holdfast.objects.cleanup import Cleanups
 from holdfast.objects.completing import Completing
@@ -35,13 +36,12 @@ from holdfast.objects.model import (
     UploadListing,
     UploadPart,
 )
-from holdfast.objects.moving import MoveReport, Moving
+from holdfast.objects.moving import Moving
 from holdfast.objects.reading import Reading
 from holdfast.objects.settings import ObjectsSettings
 from holdfast.objects.uploads import Uploads
 from holdfast.objects.writing import Writing
 from holdfast.packs.model import PackStorage
-from holdfast.scheme import Scheme
 
 
 class Objects:
@@ -64,7 +64,6 @@ class Objects:
         self._listings = Listings(context)
         self._uploads = Uploads(context, self._cleanups)
         self._completing = Completing(context, self._uploads, self._cleanups)
-        self._moving = Moving(context)
         self._copying = Copying(context, self._reading, self._writing, self._uploads)
 
     async def create_bucket(self, name: str, scheme: str | None) -> Bucket:
@@ -129,9 +128,13 @@ class Objects:
         objects left over; True when nothing is left. Any number of nodes may do it at once."""
         return await self._cleanups.work(steps)
 
-    async def move(self, worth: Mapping[PackId, int], scheme: Scheme) -> MoveReport:
-        """For a chore: empty these packs into one new pack; see `Moving.move`. One call at a time."""
-        return await self._moving.move(worth, scheme)
+    def moving(self, clock: Clock) -> Moving:
+        """For a chore: empties packs into new ones. It rests by `clock` between two pieces of work."""
+        return Moving(self._context, clock)
+
+    def auditing(self, clock: Clock) -> Auditing:
+        """For a chore: finds what nobody owns in a pack. It rests by `clock` likewise."""
+        return Auditing(self._context, clock)
 
     def close(self) -> None:
         """Let go of threads. Nothing may be under way."""

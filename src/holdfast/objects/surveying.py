@@ -11,6 +11,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, VersionId
 from holdfast.index.port import Row
@@ -48,6 +49,25 @@ class Survey(Struct):
     before: dict[VersionId, dict[PackId, int]]
     """What a version with a table let go of a pack earlier."""
     needed: dict[PackId, int]
+    heads: dict[bytes, int]
+    """Revisions of the head rows that were looked at and are there."""
+    keys_with_uploads: set[tuple[str, str]]
+    complete: bool = True
+    """Whether all was looked at that the manifests point to."""
+
+    @classmethod
+    def of(cls, packs: Iterable[PackId]) -> "Survey":
+        """Of these packs, with nothing found yet."""
+        return cls([], [], [], {}, dict.fromkeys(packs, 0), {}, set())
+
+    def extents(self) -> set[Extent]:
+        """All that is needed."""
+        found = {extent for claim in (*self.owners, *self.sharers) for _, extent in claim.extents}
+        return found | {extent for one in self.uploads for part in one.parts for _, extent in part.extents}
+
+    def uploads_of(self, entry: ManifestEntry) -> bool:
+        """Whether the part that an entry describes may still come to be: its key has open uploads."""
+        return (entry.bucket, entry.key) in self.keys_with_uploads
 
     def without(self, packs: Iterable[PackId]) -> None:
         """Leave some of the packs as they are."""
@@ -83,15 +103,17 @@ def _cut(claim: _C, packs: Mapping[PackId, int]) -> _C:
 class Surveyor:
     """Looks into manifests and rows."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, clock: Clock) -> None:
         self._context = context
         self._index = context.index
+        self._clock = clock
 
     async def survey(self, packs: Sequence[PackId]) -> Survey:
         """Who needs bytes of `packs`. Packs that cannot be read, or that must stay, are left out."""
-        survey = Survey([], [], [], {}, {})
+        survey = Survey.of(())
         entries: list[tuple[PackId, ManifestEntry]] = []
         for pack in packs:
+            await self._clock.sleep(0)
             try:
                 found = await self._context.packs.manifest(pack)
             except HoldfastError:
@@ -101,11 +123,25 @@ class Surveyor:
                 entries += [(pack, entry) for entry in found]
         # A copy that shares bytes of several packs was found with each of them, also with those that stay.
         survey.sharers = [claim for claim in survey.sharers if _touches(claim, survey.needed)]
-        targets = dict.fromkeys((entry.bucket, entry.key) for _, entry in entries)
-        await self._add_owners([where for names in targets if (where := _target(*names))], survey)
-        await self._add_parts(entries, survey)
-        survey.count()
+        await self._look(entries, survey)
         return survey
+
+    async def owners_of(self, pack: PackId, entries: Sequence[ManifestEntry]) -> Survey:
+        """Who owns bytes of one pack; who shares them is not looked for."""
+        survey = Survey.of((pack,))
+        await self._look([(pack, entry) for entry in entries], survey)
+        return survey
+
+    async def _look(self, entries: Sequence[tuple[PackId, ManifestEntry]], survey: Survey) -> None:
+        names = dict.fromkeys((entry.bucket, entry.key) for _, entry in entries)
+        await self._clock.sleep(0)
+        targets = [where for one in names if (where := _target(*one)) is not None]
+        survey.complete = survey.complete and len(targets) == len(names)
+        await self._add_owners(targets, survey)
+        await self._clock.sleep(0)
+        await self._add_parts(entries, survey)
+        await self._clock.sleep(0)
+        survey.count()
 
     async def _add_sharers(self, pack: PackId, survey: Survey) -> bool:
         """Whether all copies that need the pack can move: each has all its bytes in one extent of it."""
@@ -133,10 +169,12 @@ class Surveyor:
 
     async def _add_owners(self, targets: Sequence[Target], survey: Survey) -> None:
         for start in range(0, len(targets), KEYS_AT_ONCE):
+            await self._clock.sleep(0)
             some = targets[start : start + KEYS_AT_ONCE]
             for where, row in zip(some, await self._index.get([one.head_row for one in some]), strict=True):
                 if row is None:
                     continue
+                survey.heads[row.key] = row.revision
                 head = rows.decode_head(row.value)
                 if not head.current.shared and (
                     claim := await self._claim(where, row.revision, head, survey)
@@ -152,13 +190,14 @@ class Surveyor:
         try:
             table = await self.whole(at)
         except PackGone:
-            return None  # it has changed meanwhile
+            survey.complete = False  # it has changed meanwhile
+            return None
         numbered: list[tuple[int, Extent]] = []
         start = 0
         while (found := extents_in(table, packs, start, TABLE_STEP)) is not None:
             numbered += found
             start += TABLE_STEP
-            await self._context.clock.sleep(0)
+            await self._clock.sleep(0)
         if not numbered:
             return Claim(where, revision, head, ((0, at),)) if at.pack in packs else None
         claim = Claim(where, revision, head, tuple(numbered), table)
@@ -180,7 +219,10 @@ class Surveyor:
             if where is None:
                 continue
             prefix = keys.uploads(where.bucket) + where.encoded + b"\0"
-            for item in await self._index.scan(prefix, keys.after_prefix(prefix), limit=UPLOADS_MAX):
+            found = await self._index.scan(prefix, keys.after_prefix(prefix), limit=UPLOADS_MAX)
+            if found:
+                survey.keys_with_uploads.add(names)
+            for item in found:
                 assert isinstance(item, Row)
                 await self._add_upload(where, item, list(attempts), survey)
 
@@ -203,6 +245,7 @@ class Surveyor:
                     claim = PartClaim(found.key, found.revision, number, VersionId(attempt), part, extents)
                     parts.append(claim)
         if parts:
+            survey.complete = survey.complete and len(parts) <= PARTS_AT_ONCE
             survey.uploads.append(
                 UploadClaim(
                     where,
@@ -222,6 +265,6 @@ class Surveyor:
 
 def _target(bucket: str, key: str) -> Target | None:
     try:
-        return target(bucket, key)
+        return target(bucket, key) if bucket else None
     except HoldfastError:
         return None  # a manifest is only a hint
