@@ -7,6 +7,7 @@ what the node said. If the test run itself is killed, the kernel kills the node.
 import ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,3 +242,13 @@ def wait_until(what: str, holds: Callable[[], bool], timeout_s: float = 60) -> N
     while not holds():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
         threading.Event().wait(0.2)
+
+
+def delete_store(path: Path) -> None:
+    """As `rm -rf`, said again when the node put something into a folder that was just being emptied."""
+
+    def gone() -> bool:
+        shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
+
+    wait_until(f"{path} to go", gone, timeout_s=20)

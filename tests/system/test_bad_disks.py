@@ -1,7 +1,6 @@
 """Disks that are full for long, vanish while in use, or change places."""
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from holdfast.node.status import NodeState, Status
 from tests.kit.disks import inside, on_small_disks
-from tests.kit.process import NodeProcess, wait_until
+from tests.kit.process import NodeProcess, delete_store, wait_until
 from tests.kit.s3 import ACCESS_KEY, SECRET_KEY, call
 
 MIB = 1 << 20
@@ -150,7 +149,7 @@ def test_a_directory_that_is_removed_in_use_costs_no_request(tmp_path: Path) -> 
         for number in range(3):
             s3.put_object(Bucket="first", Key=str(number), Body=body(number))
         for slot in ("disk3", "disk6"):
-            shutil.rmtree(node.data / slot)
+            delete_store(node.data / slot)
         for number in range(3, 6):
             s3.put_object(Bucket="first", Key=str(number), Body=body(number))
         check(s3, range(6))

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import random
-import shutil
 import subprocess
 import threading
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.node.status import NodeState
-from tests.kit.process import NodeProcess, wait_until
+from tests.kit.process import NodeProcess, delete_store, wait_until
 from tests.kit.trees import (
     assert_same_tree,
     copy_standard_library,
@@ -127,16 +126,6 @@ def test_what_nobody_reads_is_found_by_verify_and_written_back(tmp_path: Path) -
             return bool(found["summary"]["degraded"] == 0)
 
         wait_until("a clean verify", verified, PATIENCE_S)
-
-
-def delete_store(path: Path) -> None:
-    """As `rm -rf`, said again when the node put something into a folder that was just being emptied."""
-
-    def gone() -> bool:
-        shutil.rmtree(path, ignore_errors=True)
-        return not path.exists()
-
-    wait_until(f"{path} to go", gone, timeout_s=20)
 
 
 def spoil_some(node: NodeProcess, lost_at: float, up: Sync) -> set[str]:

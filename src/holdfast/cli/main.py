@@ -123,6 +123,35 @@ def uptime(
 
 
 @app.command()
+def recover(
+    data: DataOption = None,
+    store: Annotated[
+        list[Path] | None,
+        typer.Option("--store", help="A store's directory; say it once for each (default as for serve)."),
+    ] = None,
+    config: ConfigOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would come of it, and write nothing.")
+    ] = False,
+    incarnation: Annotated[
+        str, typer.Option("--incarnation", help="Which index to make again, if there are several.")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Go back to the journal although the index can be opened.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make a lost index again from what lies on the stores; no node may be running."""
+    from holdfast.cli.recovering import recover_and_show
+    from holdfast.node.recovering import Wanted
+
+    stores = tuple(StorePlace(path=path) for path in store) if store else None
+    given = Given(data=data, stores=stores, scheme="raid0" if store and len(store) == 1 else None)
+    wanted = Wanted(dry_run=dry_run, force=force, incarnation=incarnation)
+    recover_and_show(_config(config, given), wanted, os.environ, as_json=json)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"holdfast {__version__}")

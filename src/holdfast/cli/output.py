@@ -16,6 +16,7 @@ from holdfast.index.port import MemberStatus
 from holdfast.node.credentials import Credentials
 from holdfast.node.status import NodeState, Promise, Status, StoreStatus, is_copy, promise_sentences
 from holdfast.node.verification import PackFinding, PackState, Summary
+from holdfast.recovery.keeping import RecoveryStatus
 
 _STYLES = {
     "online": "green",
@@ -108,12 +109,28 @@ def status_view(status: Status) -> RenderableType:
     tail.add_row("index:", _index(status))
     tail.add_row("packs:", _packs(status))
     tail.add_row("space:", _space(status))
+    if status.recovery is not None:
+        tail.add_row("recovery:", _recovery(status.recovery))
     for number, line in enumerate(_losses(status)):
         tail.add_row("can still be lost:" if number == 0 else "", line)
     for number, event in enumerate(status.events):
         moment = datetime.fromtimestamp(event.wall, UTC).strftime("%Y-%m-%d %H:%M:%S")
         tail.add_row("events (UTC):" if number == 0 else "", f"{moment}  {event.text}")
     return Group(*parts, tail)
+
+
+def _recovery(recovery: RecoveryStatus) -> str:
+    """How far a lost index could be made again."""
+    behind = (
+        f"{recovery.behind_commits} commits behind, for {recovery.behind_s:.1f} s"
+        if recovery.behind_commits
+        else "up to date"
+    )
+    journal = f"journal at revision {recovery.journal_revision}, {behind}"
+    if recovery.snapshot_revision is None or recovery.snapshot_age_s is None:
+        return f"{journal}; no snapshot needed yet"
+    age = _duration(recovery.snapshot_age_s)
+    return f"{journal}; snapshot of revision {recovery.snapshot_revision}, {age} old"
 
 
 def finding_view(finding: PackFinding) -> Text:

@@ -4,7 +4,9 @@ What must hold: on the word of an index that shows less than a store has seen, n
 the chores that delete are not even built then.
 """
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -30,9 +32,14 @@ from holdfast.node.keeper import Keeper
 from holdfast.node.status import PacksStatus
 from holdfast.objects.service import Objects
 from holdfast.packs.disposal import Disposal
+from holdfast.packs.named import NamedPacks
 from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
 from holdfast.packs.watched import WatchedIndex
+from holdfast.recovery.keeping import Keeping
+from holdfast.scheme import Scheme
+
+FINISH_S = 5.0
 
 
 class Background:
@@ -50,6 +57,7 @@ class Background:
         randomness: Randomness,
         tell: Callable[[str], None],
         *,
+        scheme: Scheme,
         may_delete: bool,
         holder: str,
         under_way: Callable[[], int],
@@ -73,6 +81,8 @@ class Background:
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
         self._compact: Compact | None = None
         self._collect: Collect | None = None
+        self.named = NamedPacks(stores, topology, health, clock, randomness, lambda: scheme)
+        self.keeping = Keeping(index, self.named, self._writable, clock, randomness, tell)
         self.runner = self._make_runner([])
 
     def start(self, objects: Objects) -> None:
@@ -85,6 +95,7 @@ class Background:
             FindReplaced(index, self._keeper.topology, self.repair.report),
             Cleanup(objects.finish_cleanups),
             self.census,
+            *self.keeping.chores,
         ]
         if self._may_delete:
             strays = FindStrays(self._keeper.attached, index, self._clock)
@@ -93,6 +104,7 @@ class Background:
                 index,
                 self._keeper.is_gone,
                 lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
+                self.keeping.journal.covers,
             )
             self._compact = compact = Compact(index, objects.moving(self._giving_way).move)
             self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
@@ -125,6 +137,12 @@ class Background:
             bytes_dead=self._collect.dead_bytes,
             bytes_reclaimed=self._collect.reclaimed_bytes,
         )
+
+    async def finish(self) -> None:
+        """Once nothing is served any more: what was committed last goes into the journal, too."""
+        with suppress(HoldfastError, TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await self.keeping.finish()
 
     def damaged(self, pack: PackId, shard: int, what: str) -> None:
         """Packs found something wrong; see `holdfast.packs.reading.DamageReport`."""

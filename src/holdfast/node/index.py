@@ -8,9 +8,10 @@ are chosen to lie on as many devices as there are, because a majority on one dev
 import os
 import sqlite3
 from pathlib import Path
+from typing import Protocol
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Damaged, InvalidInput
+from holdfast.base.errors import Damaged, InvalidInput, Unavailable
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.index import sqlite
@@ -18,8 +19,9 @@ from holdfast.index.sqlite import CopyAccess, CopyOptions, DirectoryCopy, IndexO
 from holdfast.index.sqlite.copy import CopyFailed, CopyFiles, DirectoryCopyFiles
 from holdfast.index.sqlite.folder import DirectoryFolder, Folder, MemberFailed
 from holdfast.index.sqlite.runner import Runner, ThreadRunner
+from holdfast.node.cluster import Cluster
 from holdfast.node.config import INDEX_MEMBERS_MAX, Config
-from holdfast.node.keeper import Held, Keeper
+from holdfast.node.keeper import Held
 from holdfast.stores.directory.device import device_name
 from holdfast.stores.directory.place import IDENTITY
 from holdfast.stores.directory.store import DirectoryStore
@@ -150,10 +152,17 @@ class DirectoryMember:
 Member = StoreMember | DirectoryMember
 
 
+class Slots(Protocol):
+    """What is known of the stores: each slot as it is, and what is written down of all of them."""
+
+    held: dict[str, Held]
+    cluster: Cluster
+
+
 class Members:
     """All places that may hold a member, and which of them the index was begun with."""
 
-    def __init__(self, config: Config, keeper: Keeper) -> None:
+    def __init__(self, config: Config, keeper: Slots) -> None:
         self._held = keeper.held
         self.all: dict[str, Member] = {}
         for held in keeper.held.values():
@@ -218,10 +227,14 @@ async def open_index(members: Members, clock: Clock, randomness: Randomness) -> 
     """
     places = [members.all[name] for name in members.first if name in members.all]
     failures = len(members.first) // 2
-    return await sqlite.open_index(
-        members=places,
-        copies=[place.copy() for place in places],
-        clock=clock,
-        randomness=randomness,
-        options=IndexOptions(copies=CopyOptions(kept=failures + 1)),
-    )
+    try:
+        return await sqlite.open_index(
+            members=places,
+            copies=[place.copy() for place in places],
+            clock=clock,
+            randomness=randomness,
+            options=IndexOptions(copies=CopyOptions(kept=failures + 1)),
+        )
+    except Unavailable as error:
+        lost = "If they are lost for good, `holdfast recover` makes the index again from the stores."
+        raise Unavailable(error.message, hint=f"{error.hint} {lost}", **error.facts) from error

@@ -29,6 +29,7 @@ from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
 from holdfast.node.index import OWN_NAME, Members, open_index
 from holdfast.node.keeper import Decorate, Keeper
+from holdfast.node.lineage import check_lineage, check_not_lost
 from holdfast.node.metrics_report import Metrics
 from holdfast.node.metrics_token import obtain_token
 from holdfast.node.report import make_status, store_statuses
@@ -82,14 +83,16 @@ class Node:
             health, lambda slot, store: MeasuredStore(self._wrap(slot, store), watching.stores, clock)
         )
         self._members = Members(config, keeper)
+        check_not_lost(keeper, self._members)
         inner = await open_index(self._members, clock, randomness)
         self._index = index = WatchedIndex(MeasuredIndex(inner, watching.index, clock))
         stack.push_async_callback(index.close)
-        self._check_index()
+        await self._check_index()
         self._build_packs(index, randomness)
         stack.push_async_callback(self._packs.close)
         stack.callback(self._objects.close)
         token = None if config.metrics_open else obtain_token(config.data, randomness)
+        stack.push_async_callback(self._background.finish)
         self._server = S3Server(
             self._objects,
             {self.credentials.access_key_id: self.credentials.secret_access_key},
@@ -128,7 +131,7 @@ class Node:
         await watching.serve(index, self._packs, randomness, may_delete=not self._ahead)
         self._lock.publish(Runtime(self.endpoint, config.region, os.getpid(), clock.wall()))
 
-    def _check_index(self) -> None:
+    async def _check_index(self) -> None:
         """Whether this index is the one that the stores and the data folder know, and not behind them."""
         keeper, status = self._keeper, self._index.status()
         known = keeper.cluster.incarnation
@@ -137,6 +140,7 @@ class Node:
                 f"The index that was found is {status.incarnation}, that of this installation is {known}:",
                 hint="the directories of its members were emptied or replaced. Put the old ones back.",
             )
+        await check_lineage(keeper, self._index)
         keeper.remember_index(self._members.first, status.incarnation)
         self._ahead = keeper.ahead_of(status.incarnation, status.revision)
         if self._ahead:
@@ -159,6 +163,7 @@ class Node:
             clock,
             randomness,
             self._events.tell,
+            scheme=self._config.scheme,
             may_delete=not self._ahead,
             holder=f"node-{randomness.token(8).hex()}",
             under_way=lambda: self._server.in_flight,
@@ -258,6 +263,7 @@ class Node:
             promise=self.promise,
             packs_survive={level.value: count for level, count in background.census.survives.items()},
             events=self._events.last(EVENTS_SHOWN),
+            recovery=background.keeping.status(),
         )
 
     def _routes(self) -> Mapping[str, Route]:

@@ -11,6 +11,7 @@ from holdfast.index.port import IndexStatus
 from holdfast.node.cluster import Cluster
 from holdfast.node.keeper import Held
 from holdfast.node.status import Event, PacksStatus, Promise, Status, StoreStatus, judge
+from holdfast.recovery.keeping import RecoveryStatus
 from holdfast.stores.port import Usage
 
 USAGE_TIMEOUT_S = 1.0
@@ -91,10 +92,11 @@ def make_status(
     promise: Promise,
     packs_survive: dict[str, int],
     events: tuple[Event, ...],
+    recovery: RecoveryStatus | None = None,
 ) -> Status:
     """The whole. What can still be lost is the least of what every pack can lose, and of what the index
     can: a member of the index is on one store, so at every level that is at most its own number."""
-    state, sentences, actions = judge(stores, index, packs)
+    state, sentences, actions = judge(stores, index, packs, recovery)
     data = packs_survive or promise.data
     weakest = {
         level: min(count, promise.index[level], index.losses_survivable if level == "store" else count)
@@ -115,4 +117,5 @@ def make_status(
         survives=weakest,
         domains=promise.domains,
         events=events,
+        recovery=recovery,
     )

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from holdfast.base.ids import StoreId
 from holdfast.index.port import IndexState, IndexStatus, MemberStatus
+from holdfast.recovery.keeping import RecoveryStatus, sentences_of
 from holdfast.scheme import Scheme
 from holdfast.topology import LEVELS, Level, Topology, place, survived
 
@@ -101,6 +102,7 @@ class Status(Struct, frozen=True, kw_only=True):
     survives: dict[str, int]
     domains: dict[str, int]
     events: tuple[Event, ...] = ()
+    recovery: RecoveryStatus | None = None
 
 
 class Promise(Struct, frozen=True):
@@ -168,7 +170,10 @@ def _count(count: int, level: str) -> str:
 
 
 def judge(
-    stores: Sequence[StoreStatus], index: IndexStatus, packs: PacksStatus
+    stores: Sequence[StoreStatus],
+    index: IndexStatus,
+    packs: PacksStatus,
+    recovery: RecoveryStatus | None = None,
 ) -> tuple[NodeState, tuple[str, ...], tuple[str, ...]]:
     """The state in one word, what is the matter, and what to do about it."""
     state, sentences, actions = NodeState.ONLINE, [], []
@@ -222,6 +227,9 @@ def judge(
     if index.state is not IndexState.SERVING:
         state = NodeState.UNAVAILABLE
         sentences.append(f"The index is {index.state.value}: nothing can be read or written.")
+    elif recovery is not None and (worries := sentences_of(recovery)):
+        state = NodeState.DEGRADED if state is NodeState.ONLINE else state
+        sentences += worries
     if not sentences:
         sentences.append("All is well.")
     return state, tuple(sentences), tuple(actions)

@@ -64,7 +64,8 @@ def encode_burial(shards: Sequence[tuple[StoreId, str]]) -> bytes:
 class Disposal:
     """Carries the to-do lists out. `is_gone` says of a store that it will never be back: what was to be
     removed there is removed with it. `is_awaited` says of a buried pack that a writer may still come with
-    its row: the grave stays, empty, so that it is turned away."""
+    its row: the grave stays, empty, so that it is turned away. `is_covered` says of a revision that the
+    journal has it: what recovery does not know to be dead is not removed yet."""
 
     def __init__(
         self,
@@ -72,7 +73,9 @@ class Disposal:
         index: Index,
         is_gone: Callable[[StoreId], bool] = lambda store: False,
         is_awaited: Callable[[PackId], bool] = lambda pack: False,
+        is_covered: Callable[[int], bool] = lambda revision: True,
     ) -> None:
+        self._is_covered = is_covered
         self._is_awaited = is_awaited
         self._stores = stores
         self._index = index
@@ -85,6 +88,8 @@ class Disposal:
         changes = []
         removed = 0
         for row in rows:
+            if not self._is_covered(row.revision):
+                continue
             shards = shards_buried(row)
             pack = PackId(bytes.fromhex(row.key.removeprefix(b"buried/").decode()))
             left = [shard for shard in shards if not await self._remove(*shard, failed)]
@@ -106,7 +111,7 @@ class Disposal:
         done = []
         for row in rows:
             _, store, name = row.key.decode().split("/", 2)
-            if await self._remove(StoreId(store), name, failed):
+            if self._is_covered(row.revision) and await self._remove(StoreId(store), name, failed):
                 done.append(Transaction((Expect(row.key, row.revision),), (), (row.key,)))
         if done:
             await self._index.commit(done)

@@ -1,0 +1,422 @@
+"""Making a lost index again, without a node: who is there, what was kept, what becomes of it.
+
+The order is that of a start, with one difference: nothing is written before everything was read, and the new
+index counts only when all of it is there. What must hold: no other process has the data folder or a store
+while this runs; an index that can be opened is never replaced unless that is asked for; what lay where the
+new one goes is set aside, not removed; and from the first moment that the new index can be opened, stores
+and data folder know it, so that nobody who has the old one is believed.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import Fenced, HoldfastError, InvalidInput, Unavailable
+from holdfast.base.ids import StoreId
+from holdfast.base.randomness import Randomness
+from holdfast.index.port import prefix_end
+from holdfast.index.sqlite.folder import DirectoryFolder
+from holdfast.index.sqlite.member import Member
+from holdfast.index.sqlite.recovery import Choice, Verdict, choose
+from holdfast.index.sqlite.refounding import Refounding, new_incarnation
+from holdfast.index.sqlite.scan import Scan
+from holdfast.node import credentials
+from holdfast.node.cluster import Cluster, Slot, assign_slots, cluster_from, read_cluster, write_cluster
+from holdfast.node.config import Config, StorePlace
+from holdfast.node.index import Members
+from holdfast.node.keeper import Held
+from holdfast.node.runtime import DataLock
+from holdfast.packs.named import find_names
+from holdfast.recovery.applying import Applied, Applier, Told, candidates, read_young
+from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
+from holdfast.recovery.loading import Loaded, load, newest_lineage
+from holdfast.recovery.names import PREFIX
+from holdfast.recovery.report import Report, StoreFound
+from holdfast.recovery.scratch import Scratch
+from holdfast.recovery.surveying import Survey, survey
+from holdfast.stores.directory import DirectoryOptions, attach, inspect
+from holdfast.stores.identity import Expected, Identity, Noted
+from holdfast.stores.port import Attachment, Store
+
+ATTACH_TIMEOUT_S = 30.0
+SCRATCH_NAME = "recovery.tmp"
+TOLD_MAX = 100
+
+Tell = Callable[[str], None]
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What was asked for. `incarnation` chooses among several; `force` replaces an index that is whole."""
+
+    dry_run: bool = False
+    force: bool = False
+    incarnation: str = ""
+
+
+async def recover(
+    config: Config,
+    wanted: Wanted,
+    environment: Mapping[str, str],
+    clock: Clock,
+    randomness: Randomness,
+    tell: Tell,
+) -> Report:
+    """Make the index again, or say what would come of it. `tell` takes sentences about what is going on.
+
+    Raises Busy and Fenced (somebody else is using it, or it belongs elsewhere), InvalidInput (the index is
+    whole; it is not clear which is meant), Unavailable and Damaged (too little can be read)."""
+    async with AsyncExitStack() as stack:
+        run = _Run(config, wanted, environment, clock, randomness, tell)
+        return await run.run(stack)
+
+
+class _Run:
+    def __init__(
+        self,
+        config: Config,
+        wanted: Wanted,
+        environment: Mapping[str, str],
+        clock: Clock,
+        randomness: Randomness,
+        tell: Tell,
+    ) -> None:
+        self._config = config
+        self._wanted = wanted
+        self._environment = environment
+        self._clock = clock
+        self._randomness = randomness
+        self._tell = tell
+        self.held: dict[str, Held] = {}
+        self.cluster = Cluster("", {})
+        self._found: list[StoreFound] = []
+        self._revision = 0
+
+    async def run(self, stack: AsyncExitStack) -> Report:
+        began = self._clock.monotonic()
+        self._take_data(stack)
+        await self._find_stores(stack)
+        stores: dict[StoreId, Store] = {
+            held.opened.id: held.opened for held in self.held.values() if held.opened is not None
+        }
+        self._check_enough()
+        members = self._check_no_index()
+        names = await find_names(stores, PREFIX)
+        lineage = newest_lineage(names, self._wanted.incarnation)
+        scratch = Scratch(self._config.data / SCRATCH_NAME if self._config.data.is_dir() else None)
+        stack.callback(scratch.close)
+        loaded = await load(stores, names, lineage, scratch, self._tell)
+        self._revision = loaded.revision
+        self._tell(f"the journal ends at revision {loaded.revision:,}; looking through the stores")
+        surveyed = await survey(stores, scratch, loaded.window, self._next)
+        self._check_known(surveyed)
+        applied = Applied([], [], [], [])
+        young = await read_young(stores, loaded, surveyed.nameless, surveyed.recent, applied)
+        applier = Applier(scratch, loaded, young, self._next, self._config.region, self._randomness)
+        applier.run(candidates(young, applied), applied)
+        incarnation = new_incarnation(self._randomness)
+        self._say_whence(scratch, loaded)
+        report = self._report(loaded, surveyed, applied, scratch, incarnation, members)
+        if not self._wanted.dry_run:
+            aside = await self._write(scratch, incarnation, members)
+            report = replace(report, set_aside=tuple(aside))
+        report = replace(report, seconds=round(self._clock.monotonic() - began, 3))
+        if not self._wanted.dry_run:
+            self._keep(report)
+        return report
+
+    def _next(self) -> int:
+        self._revision += 1
+        return self._revision
+
+    def _take_data(self, stack: AsyncExitStack) -> None:
+        data = self._config.data
+        if not data.is_dir():
+            if self._wanted.dry_run:
+                return
+            data.mkdir()
+        lock = DataLock(data)
+        stack.callback(lock.release)
+
+    # Who is there
+
+    async def _find_stores(self, stack: AsyncExitStack) -> None:
+        places = self._config.stores
+        seen: dict[Path, Identity] = {}
+        trouble: dict[Path, str] = {}
+        for place in places:
+            try:
+                found = await inspect(place.path, timeout_s=ATTACH_TIMEOUT_S)
+            except HoldfastError as error:
+                trouble[place.path] = str(error)
+                continue
+            if found.identity is not None:
+                seen[place.path] = found.identity
+            else:
+                trouble[place.path] = found.problem or ("empty" if found.exists else "not there")
+        self.cluster = self._cluster_of(seen)
+        named = {place.path: place for place in assign_slots(places, self.cluster, seen)}
+        for place in places:
+            await self._attach(named[place.path], seen.get(place.path), trouble.get(place.path, ""), stack)
+        if not self.held:
+            listed = "; ".join(f"{found.path}: {found.state}" for found in self._found)
+            raise Unavailable("None of the stores can be used.", hint=f"{listed}.")
+
+    def _cluster_of(self, seen: Mapping[Path, Identity]) -> Cluster:
+        known, said = read_cluster(self._config.data), cluster_from(seen)
+        if known is None and said is None:
+            raise Unavailable(
+                "None of these directories is a store of Holdfast.",
+                hint="Name the stores with --store, or in the configuration file.",
+            )
+        if known is not None and said is not None and known.cluster != said.cluster:
+            raise Fenced(
+                f"The stores belong to cluster {said.cluster}, the data folder to {known.cluster}.",
+                hint="Name the stores that belong to it, or another --data.",
+            )
+        cluster = known or said
+        assert cluster is not None
+        return cluster
+
+    async def _attach(
+        self, place: StorePlace, identity: Identity | None, trouble: str, stack: AsyncExitStack
+    ) -> None:
+        line = self.cluster.slots.get(place.slot)
+        if identity is None:
+            self._found.append(StoreFound(str(place.path), place.slot, "", trouble))
+            return
+        expected = Expected(
+            self.cluster.cluster,
+            place.slot,
+            line.store if line else None,
+            line.noted if line else None,
+        )
+        try:
+            attached = await attach(
+                place.path,
+                expected,
+                clock=self._clock,
+                randomness=self._randomness,
+                options=DirectoryOptions(bytes_reserve=self._config.limits.reserve_bytes),
+                timeout_s=ATTACH_TIMEOUT_S,
+            )
+        except Fenced:
+            raise
+        except HoldfastError as error:
+            self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), str(error)))
+            return
+        opened, judgement = attached.store, attached.judgement
+        if opened is None:
+            state = f"{judgement.attachment.value}: {judgement.reason}"
+            self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), state))
+            return
+        stack.push_async_callback(opened.close)
+        held = Held(place, Attachment.READY, "", opened.id, opened, opened, opened.device)
+        self.held[place.slot] = held
+        self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), "used"))
+
+    def _check_enough(self) -> None:
+        """Raises Unavailable when so many stores are missing that the newest of the journal may be, too."""
+        slots = {name for name, slot in self.cluster.slots.items() if slot.store is not None}
+        slots |= {found.slot for found in self._found}
+        away, m = sorted(slots - set(self.held)), self._config.scheme.m
+        if len(away) > m:
+            self._too_few(f"{len(away)} of {len(slots)} stores are missing ({', '.join(away)})")
+
+    def _check_known(self, surveyed: Survey) -> None:
+        """The same by what the packs say: without the data folder nobody else knows of a store."""
+        here = {held.id for held in self.held.values()}
+        away = surveyed.stores - here
+        if len(away) > self._config.scheme.m:
+            self._too_few(f"packs name {len(away)} stores that are not here ({', '.join(sorted(away))})")
+
+    def _too_few(self, what: str) -> None:
+        m, name = self._config.scheme.m, self._config.scheme.name
+        if not self._wanted.force:
+            raise Unavailable(
+                f"{what}; with {name}, {m} can be done without.",
+                hint="Name all that there are. --force goes on with these: the newest of the journal may be "
+                "missing without anybody knowing.",
+            )
+        self._tell(f"{what}; going on with the others, as --force says")
+
+    # Whether there is an index already
+
+    def _check_no_index(self) -> Members:
+        """Raises InvalidInput when the old index can be opened. Answers where the new one goes."""
+        old = Members(self._config, self)
+        choice = self._look_at(old)
+        ours = {self.cluster.incarnation, *self._noted()} - {""}
+        if choice.verdict is Verdict.CHOSEN and (not ours or choice.incarnation.hex() in ours):
+            have, of = len(choice.voters), len(choice.members)
+            if not self._wanted.force:
+                raise InvalidInput(
+                    f"The index is there: {', '.join(choice.voters)} can be read, {have} of {of} members.",
+                    hint="`holdfast serve` opens it. --force goes back to what snapshots and journal hold: "
+                    "what was changed since, about the last second, is given up.",
+                )
+            self._tell(f"an index that is whole ({have} of {of} members) is replaced, as --force says")
+        before = self.cluster
+        # Members that are gone cannot be part of the new one; it is begun on what is there.
+        self.cluster = replace(before, index=())
+        members = Members(self._config, self)
+        self.cluster = before
+        return members
+
+    def _look_at(self, members: Members) -> Choice:
+        names = [name for name in (self.cluster.index or tuple(members.all)) if name in members.all]
+        scans: dict[str, Scan] = {}
+        failed: dict[str, str] = {}
+        for name in names:
+            place = Path(members.all[name].place)
+            if not place.is_dir():
+                failed[name] = "is not there"
+                continue
+            try:
+                member = Member(DirectoryFolder(place))
+                try:
+                    scan = member.scan()
+                finally:
+                    member.close()
+            except HoldfastError as error:
+                failed[name] = str(error)
+                continue
+            if scan.incarnation is not None:
+                scans[name] = scan
+            else:
+                failed[name] = "is empty"
+        return choose(names, scans, failed) if scans else Choice(Verdict.TOO_FEW)
+
+    def _noted(self) -> set[str]:
+        opened = [held.opened for held in self.held.values() if held.opened is not None]
+        return {store.identity.noted.incarnation for store in opened if store.identity.noted is not None}
+
+    # The new one
+
+    def _say_whence(self, scratch: Scratch, loaded: Loaded) -> None:
+        # Those that stores have noted, too: of a recovery that was interrupted nothing else is left.
+        noted = sorted(self._noted() | ({self.cluster.incarnation} - {""}))
+        ancestors = dict.fromkeys((*loaded.ancestors, *noted, loaded.lineage.incarnation))
+        made_ms = int(self._clock.wall() * 1000)
+        row = LineageRow(FORMAT, loaded.lineage.number + 1, tuple(ancestors), made_ms)
+        scratch.apply(self._next(), ((LINEAGE_ROW, encode_lineage(row)),), ())
+
+    async def _write(self, scratch: Scratch, incarnation: str, members: Members) -> list[str]:
+        aside = self._set_aside(members)
+        accesses = [members.all[name] for name in members.first]
+        refounding = Refounding(
+            accesses, lambda: scratch.scan(b""), incarnation, self._revision, self._randomness
+        )
+        self._tell(f"writing the new index to {', '.join(members.first)}")
+        refounding.write()
+        # From here on the old index is not believed any more; until `join` there is no new one.
+        await self._note(incarnation, members)
+        refounding.join()
+        return aside
+
+    def _set_aside(self, members: Members) -> list[str]:
+        """Move what lies where an index lay. It is kept: a person may still want it."""
+        moved = []
+        for member in members.all.values():
+            place = Path(member.place)
+            if not place.is_dir() or not any(place.iterdir()):
+                continue
+            to, number = place.with_name(f"{place.name}.before-recovery"), 1
+            while to.exists():
+                number += 1
+                to = place.with_name(f"{place.name}.before-recovery-{number}")
+            place.rename(to)
+            moved.append(str(to))
+        return moved
+
+    async def _note(self, incarnation: str, members: Members) -> None:
+        noted = Noted(incarnation, self._revision)
+
+        async def tell(held: Held) -> None:
+            assert held.opened is not None
+            slot = Slot(str(held.place.path), held.opened.id, None, held.device)
+            try:
+                await held.opened.note_revision(incarnation, self._revision, timeout_s=ATTACH_TIMEOUT_S)
+                slot = replace(slot, noted=noted)
+            except HoldfastError as error:
+                self._tell(f"{held.place.slot} does not take note of the new index: {error}")
+            self.cluster = self.cluster.with_slot(held.place.slot, slot)
+
+        await asyncio.gather(*[tell(held) for held in self.held.values()])
+        self.cluster = replace(self.cluster, index=members.first, incarnation=incarnation)
+        write_cluster(self._config.data, self.cluster)
+
+    def _keep(self, report: Report) -> None:
+        path = self._config.data / f"recovery-{report.lineage}.json"
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+
+    def _report(
+        self,
+        loaded: Loaded,
+        surveyed: Survey,
+        applied: Applied,
+        scratch: Scratch,
+        incarnation: str,
+        members: Members,
+    ) -> Report:
+        return Report(
+            dry_run=self._wanted.dry_run,
+            cluster=self.cluster.cluster,
+            stores=tuple(self._found),
+            incarnation_before=loaded.lineage.incarnation,
+            incarnation=incarnation,
+            lineage=loaded.lineage.number + 1,
+            snapshot=loaded.snapshot.head if loaded.snapshot else "",
+            snapshot_revision=loaded.head.through if loaded.head else 0,
+            snapshot_rows=loaded.head.rows if loaded.head else 0,
+            snapshot_written_ms=loaded.head.written_ms if loaded.head else 0,
+            journal_pieces=loaded.pieces,
+            journal_revision=loaded.revision,
+            journal_written_ms=loaded.written_ms,
+            gap=loaded.gap,
+            passed_over=loaded.passed_over,
+            packs=surveyed.packs,
+            shards=surveyed.shards,
+            packs_degraded=surveyed.degraded,
+            packs_short=surveyed.short_count,
+            packs_short_named=tuple(surveyed.short),
+            packs_moved=surveyed.moved,
+            packs_added=applied.packs_added,
+            packs_left=applied.older,
+            packs_unreadable=applied.unreadable,
+            pieces_left=applied.pieces,
+            applied=_some(applied.applied),
+            applied_count=len(applied.applied),
+            doubtful=_some(applied.doubtful),
+            doubtful_count=len(applied.doubtful),
+            incomplete=_some(applied.incomplete),
+            incomplete_count=len(applied.incomplete),
+            buckets_made=tuple(dict.fromkeys(applied.buckets_made)),
+            buckets=scratch.count(b"bucket/", prefix_end(b"bucket/")),
+            objects=scratch.count(b"head/", prefix_end(b"head/")),
+            uploads=scratch.count(b"upload/", prefix_end(b"upload/")),
+            rows=scratch.count(),
+            revision=self._revision,
+            members=members.first,
+            set_aside=(),
+            credentials=self._credentials(),
+            missing_from_ms=loaded.written_ms,
+            missing_to_ms=None,
+            seconds=0.0,
+        )
+
+    def _credentials(self) -> str:
+        try:
+            there = credentials.find(self._config.data, self._environment)
+        except HoldfastError as error:
+            return str(error)
+        return "kept" if there is not None else "new ones are made at the next start, unless they are given"
+
+
+def _some(told: list[Told]) -> tuple[Told, ...]:
+    return tuple(told[:TOLD_MAX])

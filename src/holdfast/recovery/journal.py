@@ -1,0 +1,252 @@
+"""The journal: every commit of the index, once more, in named packs on the stores.
+
+Each second in which something was committed makes one piece, each MiB another one; nothing is written
+when nothing changes. Pieces follow from each other by revision and by a chain of hashes, so that whoever
+reads them knows where they end and that nothing is missing in between. What must hold: a piece is only
+counted when its pack is durable; what is pending is bounded; and an index that shows less than its own
+journal is never written about, because it went back.
+"""
+
+from collections.abc import AsyncIterator, Callable
+
+from msgspec import Struct
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
+from holdfast.base.randomness import Randomness
+from holdfast.index.port import Change, Index, IndexState
+from holdfast.packs.named import NamedPacks
+from holdfast.recovery.format import (
+    FORMAT,
+    LINEAGE_ROW,
+    Head,
+    Piece,
+    decode_head,
+    decode_lineage,
+    decode_piece,
+    encode_change,
+    encode_piece,
+    first_chain,
+    next_chain,
+)
+from holdfast.recovery.names import PREFIX, Lineage, PieceName, SnapshotName, kept_of, path_from
+
+EVERY_S = 1.0
+PIECE_BYTES = 1 << 20
+PATIENCE_S = 60.0
+"""How long shards that are dead wait to be removed until the journal says that they are."""
+
+_CHANGES_AT_ONCE = 128
+
+
+class Position(Struct, frozen=True):
+    """How far the journal is: the revision, the chain there, and its length in bytes so far."""
+
+    revision: int
+    chain: bytes
+    size: int
+
+
+class LastSnapshot(Struct, frozen=True):
+    """The newest snapshot that has a head."""
+
+    name: SnapshotName
+    head: Head
+
+
+class Journal:
+    """Writes the journal of one index, as a chore. `tell` takes a sentence for the events."""
+
+    name = "journal"
+    interval_s = EVERY_S
+
+    def __init__(
+        self,
+        index: Index,
+        packs: NamedPacks,
+        clock: Clock,
+        randomness: Randomness,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._index = index
+        self._packs = packs
+        self._clock = clock
+        self._randomness = randomness
+        self._tell = tell
+        # Before anybody is served: what packs say they were begun at is never earlier in this process.
+        self._began = index.status().revision
+        self._changes: AsyncIterator[Change] | None = None
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._pending_at = Position(0, b"", 0)
+        self._covered_at = clock.monotonic()
+        self.lineage: Lineage | None = None
+        self.ancestors: tuple[str, ...] = ()
+        self.position = Position(0, b"", 0)
+        self.snapshot: LastSnapshot | None = None
+        self.is_ahead = False
+        """Whether the journal knows more than the index: nothing may be deleted on the index's word."""
+        self.starts_anew = False
+        """Whether what was written before does not lead to where the journal is: a snapshot is due."""
+        self.generation = 0
+        """Grows when the journal begins anew: what was being made of the old one is of no use."""
+        self.sizes: dict[str, int] = {}
+        """Bytes of pieces that this process has written, for who puts them together."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is known where the journal goes on."""
+        return self.lineage is not None
+
+    def covers(self, revision: int) -> bool:
+        """Whether what was committed at `revision` is in the journal, so that recovery knows of it. When the
+        journal has been behind for too long, it is not waited for: room has to come back."""
+        if self.is_ahead:
+            return False
+        return revision <= self.position.revision or self.behind_s() > PATIENCE_S
+
+    def behind_s(self) -> float:
+        """For how long something has been committed that the journal does not have yet."""
+        if self._index.status().revision <= self.position.revision and self.is_open:
+            return 0.0
+        return self._clock.monotonic() - self._covered_at
+
+    def damaged(self, name: str) -> None:
+        """A name that recovery would need cannot be read: a snapshot makes it superfluous."""
+        if not self.starts_anew:
+            self.starts_anew = True
+            self._tell(f"{name} cannot be read any more; a snapshot is made that does without it")
+
+    async def step(self) -> bool:
+        """Write one piece, if anything was committed; True when more is waiting."""
+        status = self._index.status()
+        if status.state is not IndexState.SERVING or self.is_ahead:
+            return False
+        now = self._clock.monotonic()
+        if not self.is_open:
+            await self._open()
+        await self._gather(status.revision)
+        if not self._pending:
+            self._covered_at = now
+            return False
+        await self._write()
+        if self.position.revision >= status.revision:
+            self._covered_at = now
+        return self.position.revision < status.revision
+
+    async def _gather(self, target: int) -> None:
+        """Take over changes up to `target`, as many as make a piece."""
+        if self._changes is None:
+            self._pending, self._pending_bytes, self._pending_at = [], 0, self.position
+            self._changes = self._index.changes(self.position.revision)
+        try:
+            while self._pending_at.revision < target and self._pending_bytes < PIECE_BYTES:
+                change = await anext(self._changes)
+                raw = encode_change(change)
+                self._pending.append(raw)
+                self._pending_bytes += len(raw)
+                chain = next_chain(self._pending_at.chain, raw)
+                self._pending_at = Position(change.revision, chain, self.position.size)
+                if len(self._pending) % _CHANGES_AT_ONCE == 0:
+                    await self._clock.sleep(0)
+        except InvalidInput:
+            # The index's own log does not reach back so far: the journal was away for long.
+            self._begin_anew(self._index.status().revision)
+            self._tell("the journal could not follow the index and begins anew; a snapshot is made")
+        except BaseException:
+            self._changes = None
+            raise
+
+    async def _write(self) -> None:
+        assert self.lineage is not None
+        before, at = self.position, self._pending_at
+        name = PieceName(
+            self.lineage, before.revision, at.revision, 0, f"{self._randomness.below(1 << 12):03x}"
+        )
+        piece = Piece(
+            FORMAT,
+            *self.lineage,
+            before.revision,
+            at.revision,
+            before.chain,
+            at.chain,
+            int(self._clock.wall() * 1000),
+            self._began,
+            before.size,
+            (),
+        )
+        data = encode_piece(piece, self._pending)
+        await self._packs.write(str(name), [data])
+        self.sizes[str(name)] = len(data)
+        self.position = self._pending_at = Position(at.revision, at.chain, before.size + len(data))
+        self._pending, self._pending_bytes = [], 0
+
+    async def _open(self) -> None:
+        """Find out where the journal goes on."""
+        status = self._index.status()
+        (row,) = await self._index.get([LINEAGE_ROW])
+        made = None if row is None else decode_lineage(row.value)
+        lineage = Lineage(made.number if made else 0, status.incarnation)
+        names = await self._packs.list(PREFIX)
+        found = await find_end(self._packs, names, lineage)
+        if found.position is not None and found.position.revision > status.revision:
+            self.is_ahead = True
+            raise Fenced(
+                f"The index is at revision {status.revision}, its journal at {found.position.revision}:",
+                hint="the index went back. Nothing is deleted, and nothing written about it.",
+            )
+        self.ancestors = made.ancestors if made else ()
+        self.lineage = lineage
+        self.snapshot = found.snapshot
+        if found.position is None:
+            self._begin_anew(status.revision)
+        else:
+            self.position = found.position
+
+    def _begin_anew(self, revision: int) -> None:
+        assert self.lineage is not None
+        # A young index has no past: what happened up to its revision can still be read from its log.
+        revision = revision if self.generation or self.snapshot or revision > _YOUNG else 0
+        self.position = Position(revision, first_chain(self.lineage.incarnation, revision), 0)
+        self._changes = None
+        self._pending, self._pending_bytes = [], 0
+        self.starts_anew = revision > 0
+        self.generation += 1
+
+
+_YOUNG = 10_000
+"""An index that has seen fewer commits is journaled from its beginning, without a snapshot."""
+
+
+class End(Struct, frozen=True):
+    """Where a journal ends, as far as it can be read; `position` is None when there is none to go on with."""
+
+    position: Position | None
+    snapshot: LastSnapshot | None
+
+
+async def find_end(packs: NamedPacks, names: list[str], lineage: Lineage) -> End:
+    """Where the journal of an index ends, starting from its newest snapshot whose head can be read, or
+    from the beginning. Only the last piece is read: names tell the way, and recovery checks it all."""
+    kept = kept_of(names, lineage)
+    newest: LastSnapshot | None = None
+    for name in kept.snapshots:
+        try:
+            newest = LastSnapshot(name, decode_head(await packs.read(name.head), name))
+            break
+        except HoldfastError:
+            continue  # an older one will do; this one cannot be used for recovery either
+    since = newest.head.since if newest else 0
+    pieces = list(kept.pieces)
+    while path := path_from(pieces, since):
+        last = path[-1]
+        try:
+            data = await packs.read(str(last))
+            piece = decode_piece(data, last)
+        except HoldfastError:
+            pieces.remove(last)
+            continue
+        return End(Position(piece.after, piece.chain_after, piece.bytes_before + len(data)), newest)
+    if newest is not None:
+        return End(Position(since, newest.head.chain, newest.head.journal_bytes), newest)
+    return End(None, None)

@@ -1,0 +1,63 @@
+"""What recovery found and did: one value, for JSON and for people."""
+
+from msgspec import Struct
+
+from holdfast.recovery.applying import Told
+
+
+class StoreFound(Struct, frozen=True):
+    """One store that was named. `state` is `used`, or why it was not."""
+
+    path: str
+    slot: str
+    store: str
+    state: str
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """All of it. Times are milliseconds since 1970 UTC, by the wall clock of the node that is gone.
+    `missing_from_ms` to `missing_to_ms` is when changes may have been made that are not there any more."""
+
+    dry_run: bool
+    cluster: str
+    stores: tuple[StoreFound, ...]
+    incarnation_before: str
+    incarnation: str
+    lineage: int
+    snapshot: str
+    snapshot_revision: int
+    snapshot_rows: int
+    snapshot_written_ms: int
+    journal_pieces: int
+    journal_revision: int
+    journal_written_ms: int
+    gap: str
+    passed_over: tuple[str, ...]
+    packs: int
+    shards: int
+    packs_degraded: int
+    packs_short: int
+    packs_short_named: tuple[str, ...]
+    packs_moved: int
+    packs_added: int
+    packs_left: int
+    packs_unreadable: int
+    pieces_left: int
+    applied: tuple[Told, ...]
+    applied_count: int
+    doubtful: tuple[Told, ...]
+    doubtful_count: int
+    incomplete: tuple[Told, ...]
+    incomplete_count: int
+    buckets_made: tuple[str, ...]
+    buckets: int
+    objects: int
+    uploads: int
+    rows: int
+    revision: int
+    members: tuple[str, ...]
+    set_aside: tuple[str, ...]
+    credentials: str
+    missing_from_ms: int
+    missing_to_ms: int | None
+    seconds: float
