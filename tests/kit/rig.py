@@ -11,7 +11,6 @@ from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import Verifier
 from holdfast.stores.faulty import FaultScript, FaultyStore
-from holdfast.stores.measured import MeasuredStore
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.port import Store
 from holdfast.topology import Location, Topology
@@ -59,8 +58,8 @@ def build_rig(
     health = StoreHealth(ids, ejections_max, 0.0)
     observer = HealthObserver(health, clock)
     attached: dict[StoreId, Store] = {
-        store: MeasuredStore(
-            FaultyStore(memories[store], scripts[store], clock=clock, randomness=randomness), observer, clock
+        store: observer.measure(
+            FaultyStore(memories[store], scripts[store], clock=clock, randomness=randomness)
         )
         for store in ids
     }

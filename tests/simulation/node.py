@@ -20,6 +20,8 @@ from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.strays import FindStrays
 from holdfast.health import HealthObserver, StoreHealth
+from holdfast.health.monitor import LOOK_S
+from holdfast.health.prober import Prober, paced
 from holdfast.index.memory import MemoryIndex
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
@@ -30,7 +32,6 @@ from holdfast.packs.verifying import Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.stores.faulty import FaultyStore
 from holdfast.stores.identity import Noted, judge
-from holdfast.stores.measured import MeasuredStore
 from holdfast.stores.port import Attachment, Store
 from holdfast.topology import Location, Topology
 from tests.simulation.parts import NotedIndex, PluggedStore, Power
@@ -38,10 +39,8 @@ from tests.simulation.parts import NotedIndex, PluggedStore, Power
 if TYPE_CHECKING:
     from tests.simulation.world import Slot, World
 
-ROUND_S = 1.0
-LOOK_EVERY_ROUNDS = 3
-NOTE_EVERY_ROUNDS = 5
-PROBE_TIMEOUT_S = 2.0
+LOOK_EVERY_ROUNDS = 12
+NOTE_EVERY_ROUNDS = 20
 
 
 class SimulationSettings(Struct, frozen=True, kw_only=True):
@@ -77,6 +76,7 @@ class SimulatedNode:
         self.health = StoreHealth([], settings.losses, clock.monotonic())
         self._observer = HealthObserver(self.health, clock)
         self.attached: dict[StoreId, Store] = {}
+        self._prober = Prober(self.attached, self.health, clock)
         self._held: dict[str, StoreId] = {}
         self._faulty: list[FaultyStore] = []
         self._rounds = 0
@@ -187,41 +187,25 @@ class SimulatedNode:
         plugged = PluggedStore(faulty, self.power, world.trace, world.nth, world.put_log)
         self._held[slot.name] = store
         self.health.add(store, self.clock.monotonic())
-        self.attached[store] = MeasuredStore(plugged, self._observer, self.clock)
+        self.attached[store] = self._observer.measure(plugged)
 
     async def _watch(self) -> None:
-        while True:
-            await self.clock.sleep(ROUND_S)
+        async for _ in paced(self.clock, LOOK_S):
             await self._round()
 
     async def _round(self) -> None:
-        """As the keeper's: probe who needs it and one of the others, look for those that are away."""
+        """As the keeper's: look at everybody's health, and for those that are away or seem to be."""
         self._rounds += 1
-        slots = self._world.slots
-        due = self.health.tick(self.clock.monotonic())
-        turn = slots[self._rounds % len(slots)]
-        there = [slot for slot in slots if self._held[slot.name] in self.attached]
-        probed = [slot for slot in there if slot is turn or self._held[slot.name] in due]
-        failed = await asyncio.gather(*[self._probe(slot) for slot in probed])
-        looks = [slot for slot, bad in zip(probed, failed, strict=True) if bad]
-        if self._rounds % LOOK_EVERY_ROUNDS == 0:
-            looks += [slot for slot in slots if slot not in there]
-        for slot in looks:
-            self._look_again(slot)
+        failed = await self._prober.look()
+        for slot in self._world.slots:
+            store = self._held.get(slot.name)
+            away = store not in self.attached and self._rounds % LOOK_EVERY_ROUNDS == 0
+            if away or store in failed:
+                self._look_again(slot)
         if self._rounds % NOTE_EVERY_ROUNDS == 0:
             self._note()
         for event in self.health.take_events():
             self._world.trace.note(event.store, event.before.value, "->", event.after.value, event.reason)
-
-    async def _probe(self, slot: "Slot") -> bool:
-        store = self._held[slot.name]
-        error: HoldfastError | None = None
-        try:
-            await self.attached[store].probe(timeout_s=PROBE_TIMEOUT_S)
-        except HoldfastError as raised:
-            error = raised
-        self.health.probed(store, error, self.clock.monotonic())
-        return error is not None
 
     def _look_again(self, slot: "Slot") -> None:
         store = self._held[slot.name]

@@ -1,52 +1,93 @@
-"""Stores are judged by what they do: the ill rest, the well return, noise ejects nobody."""
+"""Stores are judged by what they do: the ill rest, the well return, and never too many are out of use."""
 
 import random
 
+import pytest
+
 from holdfast.base.ids import StoreId
 from holdfast.health import StoreHealth, StoreState
-from holdfast.health.monitor import FAILURES_DOWN, FAILURES_SUSPECT, HEDGE_MAX_S, PROBATION_S, REST_MAX_S
+from holdfast.health.monitor import (
+    FAILURES_DOWN,
+    FAILURES_SUSPECT,
+    FORGIVEN_AFTER_S,
+    HEDGE_MAX_S,
+    LOOK_S,
+    PROBATION_S,
+    PROBE_ALWAYS_S,
+    PROBE_IDLE_S,
+    REST_FIRST_S,
+)
+from holdfast.health.transitions import TRANSITIONS, USE, Evidence, Guard, find
 from holdfast.stores.measured import Operation
-from holdfast.stores.port import ShardMissing, StoreFailed, StoreFull
+from holdfast.stores.port import ShardMissing, StoreFailed, StoreFull, StoreOverdue
 
 STORES = [StoreId(f"s{number}") for number in range(6)]
 A, B, C = STORES[:3]
 
 
-def health() -> StoreHealth:
-    return StoreHealth(STORES, 2, 0.0)
+class Ward:
+    """Stores under observation, without any: `look` lets time pass, and answers the probes of those that are
+    well."""
+
+    def __init__(self, cap: int = 2) -> None:
+        self.health = StoreHealth(STORES, cap, 0.0)
+        self.now = 0.0
+        self.broken: set[StoreId] = set()
+        self.slow: dict[StoreId, float] = {}
+
+    def state(self, store: StoreId) -> StoreState:
+        return self.health.state(store)
+
+    def get(self, store: StoreId, seconds: float = 0.001) -> None:
+        self.health.observed(store, Operation.GET, seconds, 4096, None, self.now)
+
+    def put(self, store: StoreId, seconds: float = 0.001) -> None:
+        self.health.observed(store, Operation.PUT, seconds, 4096, None, self.now)
+
+    def fail(self, store: StoreId, times: int = 1, operation: Operation = Operation.GET) -> None:
+        for _ in range(times):
+            self.health.observed(store, operation, 0.001, 0, StoreFailed("EIO"), self.now)
+
+    def look(self, seconds: float = LOOK_S) -> None:
+        """Look until `seconds` have passed."""
+        until = self.now + seconds
+        while self.now < until - 1e-9:
+            self.now += LOOK_S
+            for store in self.health.tick(self.now):
+                took = self.slow.get(store, 0.001)
+                error = StoreFailed("EIO") if store in self.broken else None
+                self.now += 1e-6
+                self.health._records[store].probe_began = self.now - took
+                self.health.probed(store, error, self.now)
+
+    def changes(self) -> list[StoreState]:
+        return [event.after for event in self.health.take_events()]
 
 
-def get(subject: StoreHealth, store: StoreId, seconds: float, now: float = 0.0) -> None:
-    subject.observed(store, Operation.GET, seconds, 4096, None, now)
-
-
-def fail(subject: StoreHealth, store: StoreId, times: int = 1, now: float = 0.0) -> None:
-    for _ in range(times):
-        subject.observed(store, Operation.GET, 0.001, 0, StoreFailed("EIO"), now)
-
-
-def test_failures_in_a_row_make_suspect_then_down_and_a_success_mends_suspicion() -> None:
-    subject = health()
-    fail(subject, A, FAILURES_SUSPECT)
-    assert subject.state(A) is StoreState.SUSPECT
-    get(subject, A, 0.001)
-    assert subject.state(A) is StoreState.HEALTHY
-    fail(subject, A, FAILURES_DOWN)
-    assert subject.state(A) is StoreState.DOWN
-    assert not subject.writable(A)
+def test_failures_in_a_row_make_suspect_then_down_and_good_answers_mend_suspicion() -> None:
+    ward = Ward()
+    ward.fail(A, FAILURES_SUSPECT)
+    assert ward.state(A) is StoreState.SUSPECT
+    assert not ward.health.writable(A)
+    ward.look(10.0)
+    assert ward.state(A) is StoreState.HEALTHY
+    ward.fail(A, FAILURES_DOWN)
+    assert ward.state(A) is StoreState.DOWN
+    assert not ward.health.writable(A)
 
 
 def test_a_store_that_is_down_is_probed_and_returns_over_probation() -> None:
-    subject = health()
-    fail(subject, A, FAILURES_DOWN)
-    assert subject.tick(1.0) == [A]
-    subject.probed(A, StoreFailed("still"), 1.1)
-    assert subject.tick(2.0) == [A]
-    subject.probed(A, None, 2.1)
-    assert subject.state(A) is StoreState.PROBATION
-    subject.tick(2.1 + PROBATION_S)
-    assert subject.state(A) is StoreState.HEALTHY
-    assert [event.after for event in subject.take_events()] == [
+    ward = Ward()
+    ward.broken.add(A)
+    ward.fail(A, FAILURES_DOWN)
+    ward.look(3.0)
+    assert ward.state(A) is StoreState.DOWN
+    ward.broken.clear()
+    ward.look(1.0)
+    assert ward.state(A) is StoreState.PROBATION
+    ward.look(PROBATION_S + LOOK_S)
+    assert ward.state(A) is StoreState.HEALTHY
+    assert ward.changes() == [
         StoreState.SUSPECT,
         StoreState.DOWN,
         StoreState.PROBATION,
@@ -54,128 +95,258 @@ def test_a_store_that_is_down_is_probed_and_returns_over_probation() -> None:
     ]
 
 
+def test_probes_that_fail_bring_a_store_down_within_a_second() -> None:
+    ward = Ward()
+    ward.broken.add(A)
+    ward.look(PROBE_IDLE_S + 1.0)
+    assert ward.state(A) is StoreState.DOWN
+
+
 def test_what_is_not_the_stores_fault_does_not_count() -> None:
-    subject = health()
+    ward = Ward()
     for _ in range(50):
-        subject.observed(A, Operation.GET, 0.001, 0, ShardMissing("gone"), 0.0)
-        subject.observed(A, Operation.PUT, 0.001, 0, StoreFull("full"), 0.0)
-    assert subject.state(A) is StoreState.HEALTHY
+        ward.health.observed(A, Operation.GET, 0.001, 0, ShardMissing("gone"), 0.0)
+        ward.health.observed(A, Operation.PUT, 0.001, 0, StoreFull("full"), 0.0)
+        ward.health.observed(A, Operation.PUT, 0.001, 0, None, 0.0)
+    assert ward.state(A) is StoreState.HEALTHY
 
 
-def test_no_more_than_m_are_kept_from_reads_for_being_slow_or_suspect() -> None:
-    subject = health()
+def test_no_more_than_m_are_taken_out_of_use_and_all_that_fail_are_named() -> None:
+    ward = Ward()
     for store in STORES:
-        fail(subject, store, FAILURES_SUSPECT)
-    assert sum(not subject.readable(store) for store in STORES) == 2
+        ward.fail(store, FAILURES_DOWN)
+    assert [ward.state(store) for store in STORES] == [StoreState.DOWN] * 2 + [StoreState.SUSPECT] * 4
+    assert [store for store in STORES if not ward.health.readable(store)] == [A, B]
+    assert [store for store in STORES if not ward.health.writable(store)] == [A, B]
 
 
-def test_a_store_twenty_times_slower_sits_out_within_two_looks_and_comes_back() -> None:
-    subject = health()
-    for now in (1.0, 2.0):
-        for store in STORES:
-            for _ in range(40):
-                get(subject, store, 0.020 if store == A else 0.001, now)
-        subject.tick(now)
-    assert subject.state(A) is StoreState.SITTING_OUT
-    assert subject.writable(A)
-    assert not subject.waited_for(A)
-    subject.tick(13.0)
-    assert subject.state(A) is StoreState.PROBATION
+def test_the_cap_follows_the_schemes_in_use() -> None:
+    ward = Ward(cap=2)
+    for store in (A, B):
+        ward.fail(store, FAILURES_SUSPECT)
+    assert not ward.health.readable(B)
+    ward.health.ejections_max = 1
+    assert not ward.health.readable(A), "who came first stays out"
+    assert ward.health.readable(B)
+    ward.health.ejections_max = 2
+    assert not ward.health.readable(B)
+
+
+def test_a_store_that_is_known_to_be_gone_is_out_of_use_whatever_the_others_are() -> None:
+    ward = Ward(cap=1)
+    for store in (A, B, C):
+        ward.health.vanished(store, 0.0, "unplugged")
+    assert [ward.health.readable(store) for store in STORES[:4]] == [False, False, False, True]
+    ward.fail(STORES[3], FAILURES_DOWN)
+    assert ward.health.readable(STORES[3]), "the cap is reached, so it is asked all the same"
+
+
+def test_a_store_twenty_times_slower_sits_out_and_comes_back_when_it_is_quick_again() -> None:
+    ward = Ward()
+    ward.look(3.0)
+    ward.slow[A] = 0.020
+    ward.look(2.0)
+    assert ward.state(A) is StoreState.SITTING_OUT
+    assert ward.health.writable(A)
+    assert not ward.health.waited_for(A)
+    ward.look(REST_FIRST_S + 5.0)
+    assert ward.state(A) is StoreState.SITTING_OUT, "it is still slow"
+    del ward.slow[A]
+    ward.look(4 * REST_FIRST_S)
+    assert ward.state(A) is StoreState.HEALTHY
 
 
 def test_noise_on_all_stores_ejects_nobody() -> None:
-    for seed in range(200):
+    for seed in range(20):
         chance = random.Random(seed)
-        subject = health()
-        for second in range(20):
+        ward = Ward()
+        for _ in range(80):
             burst = 10.0 if chance.random() < 0.3 else 1.0
-            for _ in range(60):
-                get(subject, chance.choice(STORES), burst * chance.lognormvariate(-7, 1), float(second))
-            subject.tick(float(second))
-        assert all(subject.state(store) is StoreState.HEALTHY for store in STORES), seed
+            for _ in range(15):
+                ward.get(chance.choice(STORES), burst * chance.lognormvariate(-7, 1))
+                ward.now += LOOK_S / 20
+            ward.look()
+        assert all(ward.state(store) is StoreState.HEALTHY for store in STORES), seed
+
+
+def test_a_process_that_slept_does_not_blame_the_stores() -> None:
+    ward = Ward()
+    ward.look(2.0)
+    for store in STORES:
+        ward.health.began(store, Operation.PUT, ward.now)
+    ward.now += 30.0
+    ward.look()
+    assert all(ward.state(store) is StoreState.HEALTHY for store in STORES)
+
+
+def test_a_call_that_hung_before_the_store_was_heard_of_again_is_no_new_failure() -> None:
+    ward = Ward()
+    ward.now = 20.0
+    ward.put(A)
+    for _ in range(FAILURES_DOWN):
+        ward.health.observed(A, Operation.PUT, 10.0, 0, StoreOverdue("10 s"), ward.now)
+    assert ward.state(A) is StoreState.HEALTHY
+    ward.now = 40.0
+    for _ in range(FAILURES_DOWN):
+        ward.health.observed(A, Operation.PUT, 10.0, 0, StoreOverdue("10 s"), ward.now)
+    assert ward.state(A) is StoreState.DOWN
 
 
 def test_a_hedge_starts_after_the_stores_own_tail_within_bounds() -> None:
-    subject = health()
+    ward = Ward()
     for number in range(200):
-        get(subject, A, 0.010 if number % 50 == 0 else 0.004)
-        get(subject, B, 3.0)
-    subject.tick(1.0)
-    assert 0.004 < subject.hedge_after_s(A) <= 0.03
-    assert subject.hedge_after_s(B) <= HEDGE_MAX_S
+        ward.get(A, 0.010 if number % 50 == 0 else 0.004)
+        ward.get(B, 3.0)
+    ward.look()
+    assert 0.004 < ward.health.hedge_after_s(A) <= 0.03
+    assert ward.health.hedge_after_s(B) <= HEDGE_MAX_S
 
 
 def test_a_full_store_is_left_alone_for_a_while_only() -> None:
-    subject = health()
-    subject.full(C, 0.0)
-    assert subject.is_full(C)
-    subject.tick(10.0)
-    assert not subject.is_full(C)
-    assert subject.readable(C)
+    ward = Ward()
+    ward.health.full(C, 0.0)
+    assert ward.health.is_full(C)
+    ward.look(5.0)
+    assert not ward.health.is_full(C)
+    assert ward.health.readable(C)
 
 
 def test_late_successes_do_not_clear_a_store_and_a_relapse_sends_it_out() -> None:
-    subject = health()
+    ward = Ward()
     for _ in range(FAILURES_SUSPECT):
-        subject.overdue(A, 1.0)
-        get(subject, A, 0.3, 1.0)
-    assert subject.state(A) is StoreState.SUSPECT
-    subject.probed(A, None, 2.0)
-    assert subject.state(A) is StoreState.HEALTHY
+        ward.health.overdue(A, ward.now)
+        ward.get(A, 0.3)
+    assert ward.state(A) is StoreState.SUSPECT
+    ward.look(1.0)
+    assert ward.state(A) is StoreState.HEALTHY
     for _ in range(FAILURES_SUSPECT):
-        subject.overdue(A, 2.5)
-    assert subject.state(A) is StoreState.SITTING_OUT
+        ward.health.overdue(A, ward.now)
+    assert ward.state(A) is StoreState.SITTING_OUT
 
 
 def test_reads_that_work_do_not_hide_that_writes_fail() -> None:
-    subject = health()
+    ward = Ward()
     for number in range(FAILURES_SUSPECT):
-        assert subject.waited_for(A), number
-        subject.observed(A, Operation.PUT, 0.001, 0, StoreFailed("EIO"), 1.0)
-        get(subject, A, 0.0001, 1.0)
-    assert not subject.writable(A)
-    get(subject, A, 0.0001, 1.0)
-    assert subject.state(A) is StoreState.SUSPECT
-    subject.observed(A, Operation.PUT, 0.001, 4096, None, 1.1)
-    assert subject.state(A) is StoreState.HEALTHY
+        assert ward.health.waited_for(A), number
+        ward.fail(A, 1, Operation.PUT)
+        ward.get(A)
+    assert not ward.health.writable(A)
+    ward.get(A)
+    assert ward.state(A) is StoreState.SUSPECT
 
 
-def sit_out(subject: StoreHealth, now: float) -> float:
-    """Make A slow from `now` until it sits out, and fast again; answers when that began."""
-    while subject.state(A) is not StoreState.SITTING_OUT:
-        for store in STORES:
-            for _ in range(40):
-                get(subject, store, 0.020 if store == A else 0.001, now)
-        subject.tick(now)
-        now += 1.0
-    return now
+def test_reads_from_memory_do_not_hide_that_the_medium_hangs() -> None:
+    ward = Ward()
+    ward.look(1.0)
+    ward.health.began(A, Operation.GET, ward.now)
+    for _ in range(12):
+        ward.health.began(A, Operation.GET, ward.now)
+        ward.get(A, 0.00001)
+        ward.look()
+    assert ward.state(A) is StoreState.HEALTHY, "its probes are answered"
+    subject = StoreHealth(STORES, 2, 0.0)
+    subject.began(A, Operation.GET, 0.0)
+    for look in range(1, 9):
+        now = look * LOOK_S
+        subject.began(A, Operation.GET, now)
+        subject.observed(A, Operation.GET, 0.00001, 1, None, now)
+        for store in subject.tick(now):
+            if store != A:
+                subject.probed(store, None, now)
+    assert subject.state(A) is StoreState.DOWN
 
 
-def rest(subject: StoreHealth, now: float) -> float:
-    """How long A sits out."""
-    began = now
-    while subject.state(A) is StoreState.SITTING_OUT:
-        now += 1.0
-        subject.tick(now)
-    return now - began
+def fall(ward: Ward) -> float:
+    """Fail, recover at once, and tell how long it took until it was used again."""
+    ward.fail(A, FAILURES_DOWN)
+    assert ward.state(A) is StoreState.DOWN
+    began = ward.now
+    while ward.state(A) is not StoreState.HEALTHY:
+        ward.look()
+    return ward.now - began
 
 
-def test_the_rest_grows_with_each_relapse_and_is_forgiven_after_long_health() -> None:
-    subject = health()
-    now, rests = 0.0, []
-    for _ in range(3):
-        now = sit_out(subject, now)
-        rests.append(rest(subject, now))
-        now += rests[-1]
-    assert rests[0] < rests[1] < rests[2]
-    for second in range(int(2 * REST_MAX_S)):
-        for store in STORES:
-            get(subject, store, 0.001, now + second)
-        subject.tick(now + second)
-    now += 2 * REST_MAX_S
-    for store in STORES:
-        for _ in range(300):
-            get(subject, store, 0.001, now)
-    assert subject.state(A) is StoreState.HEALTHY
-    now = sit_out(subject, now)
-    assert rest(subject, now) == rests[0]
+def test_the_rest_grows_with_each_fall_and_is_forgiven_after_long_health() -> None:
+    ward = Ward()
+    rests = [fall(ward) for _ in range(6)]
+    assert rests == sorted(rests)
+    assert rests[0] < PROBATION_S + 2.0
+    assert rests[5] > rests[0] + 8.0
+    ward.look(8 * FORGIVEN_AFTER_S)
+    assert fall(ward) == pytest.approx(rests[0], abs=1.0)
+
+
+def test_a_damped_store_is_used_at_once_when_too_many_others_are_away() -> None:
+    ward = Ward()
+    for _ in range(8):
+        fall(ward)
+    ward.fail(A, FAILURES_DOWN)
+    ward.look(5.0)
+    assert ward.state(A) is StoreState.DOWN, "damped"
+    for store in (B, C):
+        ward.health.vanished(store, ward.now, "unplugged")
+    ward.look(1.0)
+    assert ward.state(A) is StoreState.PROBATION
+
+
+def test_an_idle_store_is_probed_about_once_a_second_and_a_busy_one_now_and_then() -> None:
+    subject = StoreHealth(STORES, 2, 0.0)
+    probes = dict.fromkeys(STORES, 0)
+    looks = int(4 * PROBE_ALWAYS_S / LOOK_S)
+    for look in range(1, looks + 1):
+        now = look * LOOK_S
+        subject.observed(A, Operation.PUT, 0.001, 4096, None, now)
+        for store in subject.tick(now):
+            probes[store] += 1
+            subject.probed(store, None, now)
+    assert 4 <= probes[A] <= 5
+    assert 4 * PROBE_ALWAYS_S * 0.9 <= probes[B] <= 4 * PROBE_ALWAYS_S / PROBE_IDLE_S
+
+
+def test_one_probe_at_a_time_and_none_of_a_store_that_is_gone() -> None:
+    subject = StoreHealth(STORES, 2, 0.0)
+    assert A in subject.tick(1.0)
+    for look in range(8):
+        assert A not in subject.tick(1.25 + look * LOOK_S)
+    subject.vanished(B, 4.0, "unplugged")
+    subject.probed(B, None, 4.0)
+    assert B not in subject.tick(5.0)
+
+
+# The table
+
+
+def test_every_state_but_healthy_has_a_way_out_and_health_is_reached_from_all() -> None:
+    reached, frontier = {StoreState.HEALTHY}, {StoreState.HEALTHY}
+    while frontier:
+        frontier = {
+            before
+            for line in TRANSITIONS
+            for before in line.before
+            if line.after in reached and line.evidence in (Evidence.PROBED, Evidence.TIME)
+        } - reached
+        reached |= frontier
+    assert reached == set(StoreState)
+    assert set(USE) == set(StoreState)
+
+
+def test_only_who_is_gone_is_taken_down_without_room() -> None:
+    def refuse_room(guard: Guard) -> bool:
+        return guard is not Guard.ROOM
+
+    for state in StoreState:
+        for evidence in Evidence:
+            line = find(state, evidence, refuse_room)
+            if line is not None and line.after in (StoreState.DOWN, StoreState.SITTING_OUT):
+                assert evidence is Evidence.GONE
+
+
+def test_no_line_of_the_table_is_hidden_by_one_before_it() -> None:
+    for number, line in enumerate(TRANSITIONS):
+        for state in line.before:
+            before = [
+                other
+                for other in TRANSITIONS[:number]
+                if other.evidence is line.evidence and state in other.before
+            ]
+            assert all(set(other.guards) - set(line.guards) for other in before), line

@@ -136,3 +136,17 @@ async def test_a_count_says_how_old_it_is() -> None:
     await world.census.whole()
     await world.clock.sleep(30)
     assert world.census.status().counted_s_ago == pytest.approx(30)
+
+
+@pytest.mark.virtual
+async def test_the_least_redundancy_of_all_packs_is_known_and_packs_without_any_do_not_count() -> None:
+    world = World()
+    found: list[int | None] = []
+    world.census.on_counted = lambda count: found.append(count.redundancy_least)
+    await world.census.whole()
+    await world.add(1, row())
+    await world.census.whole()
+    await world.add(2, row(Scheme(1, 1), stores=SLOTS[:2]))
+    await world.add(3, row(Scheme(6, 0)))
+    await world.census.whole()
+    assert found == [None, 2, 1]

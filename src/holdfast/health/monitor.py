@@ -1,148 +1,123 @@
 """How each store is, from what its traffic and probes say. Pure: events and `now` in, states out.
 
-    state         reads                    writes                     leaves to
-    healthy       yes                      yes                        suspect, sitting out, down
-    suspect       only when nothing else   only when nothing else     healthy (a success), down
-    sitting out   only when nothing else   sent, not waited for       probation (rest over)
-    down          no                       no                         probation (a probe succeeds)
-    probation     yes                      yes                        healthy (good for a while), down
+The detectors find evidence (`phi`: silence, `fence`: slowness, `error_rate`, failures in a row, probes), the
+table in `transitions` says what it changes, and this is what holds them together: it tells the detectors
+of every call, looks at everybody a few times a second (`tick`), and says which stores to probe.
 
-Suspect: `FAILURES_SUSPECT` reads in a row, or writes in a row, that failed or were overdue, with no success
-of that kind between (reads from memory say nothing of a medium that refuses writes). Down:
-`FAILURES_DOWN`, or the store said that it is gone. Sitting out: the median of its latencies lies far
-outside its peers' at two looks in a row, or its reads were overdue soon after it was cleared; the rest
-grows with each relapse, until it has been well for `REST_MAX_S`. At most `ejections_max`
-stores are kept from reads at once for being slow or suspect: when more look bad, the observer is
-distrusted and the ones that came last stay in use. What must hold: a store that answers well ends
-healthy without anybody's help; the shell only has to carry out the probes that `tick` asks for.
+What must hold. A store that answers well ends healthy without anybody's help; the shell only has to carry out
+the probes that `tick` asks for. Judgement never takes more stores out of use than every scheme in use can
+lose (`ejections_max`): slow and silent ones beyond that stay in use, suspect ones are `kept`. When everything
+looks bad, the observer is distrusted: silence counts only while most peers answer, slowness only while most
+peers are quick, and neither while this process was not running itself. Who comes and goes is damped: the rest
+before it is used again doubles with each fall, and is forgiven bit by bit while it is well.
 """
 
-from collections.abc import Iterable
-from enum import Enum
-
-from msgspec import Struct
+from collections.abc import Iterable, Mapping
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
-from holdfast.health.tail import Tail
+from holdfast.health.error_rate import ErrorRate
+from holdfast.health.fence import upper_fence
+from holdfast.health.record import JUDGED, Record, StoreCounts, StoreEvent
+from holdfast.health.transitions import Evidence, Guard, StoreState, find
 from holdfast.stores.measured import Operation
-from holdfast.stores.port import ShardExists, ShardMissing, ShardTruncated, StoreBusy, StoreFull
+from holdfast.stores.port import (
+    ShardExists,
+    ShardMissing,
+    ShardTruncated,
+    StoreBusy,
+    StoreFull,
+    StoreOverdue,
+)
+
+LOOK_S = 0.25
+"""How often to call `tick`."""
 
 FAILURES_SUSPECT = 3
 FAILURES_DOWN = 8
+PHI_DOUBT = 1.0
+PHI_SILENT = 8.0
+OBSERVER_LATE_S = 1.5
+"""With so long between two looks, it was this process that did not run."""
+
 PROBATION_S = 5.0
 REST_FIRST_S = 10.0
+HOLD_FIRST_S = 1.0
 REST_MAX_S = 600.0
-PROBE_INTERVAL_S = 1.0
+FORGIVEN_AFTER_S = 60.0
+"""So much health makes up for one fall."""
+
+FALLS_MAX = 11
+RELAPSE_S = 30.0
+"""A store whose answers are overdue again within this time sits out: it is not failing, it is slow."""
+
+PROBE_IDLE_S = 0.7
+"""A store is probed when its medium was not heard of for so long; each look, while there is a doubt."""
+
+PROBE_DOWN_S = 0.7
+PROBE_ALWAYS_S = 10.0
+"""A probe writes, reads and deletes; traffic seldom does all three, so it does not replace all probes."""
+
+PEERS_RECENT_S = 1.5
 FULL_REST_S = 2.0
 LATE_ANSWER_S = 0.060
 """A success that took longer than this does not clear a store of suspicion."""
 
-RELAPSE_S = 30.0
-"""A store that is suspect again within this time sits out: it is not failing, it is slow."""
-SLOW_FACTOR = 5.0
-SLOW_FLOOR_S = 0.004
-SLOW_SAMPLES_MIN = 24
 FROM_MEMORY_S = 0.0002
-"""Reads quicker than this came from memory and say nothing of how long to wait for the medium."""
+"""Reads quicker than this came from memory and say nothing of the medium."""
 
 HEDGE_MIN_S = 0.003
 HEDGE_MAX_S = 0.150
 HEDGE_DEFAULT_S = 0.030
 
 assert FAILURES_SUSPECT < FAILURES_DOWN
+assert PHI_DOUBT < PHI_SILENT
+assert LOOK_S < PROBE_IDLE_S < OBSERVER_LATE_S < PROBE_ALWAYS_S
 assert HEDGE_MIN_S < HEDGE_DEFAULT_S < HEDGE_MAX_S
-
-
-class StoreState(Enum):
-    """See the table above."""
-
-    HEALTHY = "healthy"
-    SUSPECT = "suspect"
-    SITTING_OUT = "sitting-out"
-    DOWN = "down"
-    PROBATION = "probation"
-
-
-class StoreEvent(Struct, frozen=True):
-    """A change of state, with why. `at` is monotonic seconds."""
-
-    store: StoreId
-    before: StoreState
-    after: StoreState
-    at: float
-    reason: str
-
-
-class StoreCounts(Struct):
-    """What happened to a store since the node started."""
-
-    reads: int = 0
-    writes: int = 0
-    read_errors: int = 0
-    write_errors: int = 0
-    wrong_blocks: int = 0
-    overdue: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-    last_error: str = ""
-
-
-class _Record:
-    __slots__ = (
-        "counts",
-        "failures",
-        "full",
-        "full_until",
-        "rest_s",
-        "since",
-        "slow_looks",
-        "state",
-        "suspected",
-        "tails",
-        "until",
-        "waits",
-    )
-
-    def __init__(self, now: float) -> None:
-        self.state = StoreState.HEALTHY
-        self.since = now
-        self.until = 0.0
-        self.full = False
-        self.full_until = 0.0
-        self.failures = {False: 0, True: 0}  # in a row: of reads, and of writes
-        self.slow_looks = 0
-        self.suspected = float("-inf")
-        self.rest_s = REST_FIRST_S
-        self.tails = {Operation.GET: Tail(), Operation.PUT: Tail()}
-        self.waits = Tail()
-        self.counts = StoreCounts()
-
 
 # Answers that say something of the request or of load, not of the store's health.
 _NOT_THE_STORES_FAULT = (ShardExists, ShardMissing, ShardTruncated, StoreBusy, StoreFull)
 
+_WRITING = {Operation.PUT: True, Operation.DELETE: True, Operation.GET: False, Operation.GET_UNCACHED: False}
+"""The calls that touch the medium, by whether they write."""
+
+_IN_USE = (StoreState.HEALTHY, StoreState.PROBATION)
+
 
 class StoreHealth:
-    """All stores of this node's view. `ejections_max` is what the schemes in use can lose."""
+    """All stores of this node's view. `ejections_max` is what every scheme in use can lose."""
 
     def __init__(self, stores: Iterable[StoreId], ejections_max: int, now: float) -> None:
-        self._records = {store: _Record(now) for store in stores}
-        self.ejections_max = ejections_max
+        self._records = {store: Record(now) for store in stores}
+        self._ejections_max = ejections_max
         self._events: list[StoreEvent] = []
         self._hedge_cap_s = HEDGE_MAX_S
+        self._looked_at = now
 
     @property
     def stores(self) -> tuple[StoreId, ...]:
         """All stores, in the order given."""
         return tuple(self._records)
 
+    @property
+    def ejections_max(self) -> int:
+        """How many stores judgement may keep out of use at once."""
+        return self._ejections_max
+
+    @ejections_max.setter
+    def ejections_max(self, value: int) -> None:
+        self._ejections_max = value
+        self._reckon()
+
     def add(self, store: StoreId, now: float) -> None:
         """Know one more store; a known one starts anew, on probation."""
-        if store not in self._records:
-            self._records[store] = _Record(now)
-        else:
-            self._become(store, StoreState.PROBATION, now, "attached again")
+        record = self._records.get(store)
+        if record is None:
+            self._records[store] = Record(now)
+            return
+        record.gone = False
+        record.heard_at = now
+        self._step(store, record, Evidence.ATTACHED, now, "keeper", {})
 
     def state(self, store: StoreId) -> StoreState:
         """Where a store stands; one that is not known is down."""
@@ -159,18 +134,19 @@ class StoreHealth:
 
     def readable(self, store: StoreId) -> bool:
         """Whether it is the first choice for reads."""
-        return self.state(store) in (StoreState.HEALTHY, StoreState.PROBATION)
+        record = self._records.get(store)
+        return record is not None and (record.state in _IN_USE or record.kept)
 
     def waited_for(self, store: StoreId) -> bool:
         """Whether a write waits for it."""
-        return self.state(store) in (StoreState.HEALTHY, StoreState.PROBATION)
+        return self.readable(store)
 
     def writable(self, store: StoreId) -> bool:
         """Whether a write is sent to it at all."""
-        return self.state(store) in (StoreState.HEALTHY, StoreState.PROBATION, StoreState.SITTING_OUT)
+        return self.readable(store) or self.state(store) is StoreState.SITTING_OUT
 
     def full(self, store: StoreId, now: float) -> None:
-        """It refused a write for lack of room; it is left alone until the next look."""
+        """It refused a write for lack of room; it is left alone for a while."""
         if (record := self._records.get(store)) is not None:
             record.full_until = now + FULL_REST_S
             record.full = True
@@ -191,6 +167,14 @@ class StoreHealth:
             return HEDGE_DEFAULT_S
         return min(max(2.0 * own, HEDGE_MIN_S), self._hedge_cap_s)
 
+    # What calls tell
+
+    def began(self, store: StoreId, operation: Operation, now: float) -> None:
+        """A call of a store begins; `observed` says how it ended."""
+        record = self._records.get(store)
+        if record is not None and (writing := _WRITING.get(operation)) is not None:
+            record.calls[writing].asked(now)
+
     def observed(
         self,
         store: StoreId,
@@ -200,12 +184,24 @@ class StoreHealth:
         error: BaseException | None,
         now: float,
     ) -> None:
-        """One call of a store has ended; an error that is not ours was the caller giving up."""
+        """One call of a store has ended; an error that is not ours was the caller giving up. Probes are told
+        by `probed`."""
         record = self._records.get(store)
         if record is None:
             return
-        counts = record.counts
         writing = operation in (Operation.PUT, Operation.DELETE)
+        from_memory = operation is Operation.GET and seconds <= FROM_MEMORY_S
+        if operation in _WRITING:
+            phi = record.calls[writing]
+            if isinstance(error, StoreOverdue):
+                phi.unanswered()
+            elif from_memory or isinstance(error, StoreBusy) or not isinstance(error, HoldfastError | None):
+                phi.withdrawn()
+            else:
+                phi.answered(now)
+        if operation is Operation.PROBE:
+            return
+        counts = record.counts
         if error is None:
             if writing:
                 counts.writes += 1
@@ -213,29 +209,28 @@ class StoreHealth:
             else:
                 counts.reads += 1
                 counts.bytes_read += size
-            if (tail := record.tails.get(operation)) is not None:
-                tail.add(seconds)
-                if operation is Operation.GET and seconds > FROM_MEMORY_S:
-                    record.waits.add(seconds)
-            if record.failures[writing] and seconds < LATE_ANSWER_S:
-                record.failures[writing] = 0
-                if record.state is StoreState.SUSPECT and max(record.failures.values()) < FAILURES_SUSPECT:
-                    self._become(store, StoreState.HEALTHY, now, "answers again")
-            return
-        if isinstance(error, _NOT_THE_STORES_FAULT) or not isinstance(error, HoldfastError):
-            return
-        if writing:
-            counts.write_errors += 1
-        else:
-            counts.read_errors += 1
-        counts.last_error = str(error)
-        self._failed(store, record, now, str(error), writing=writing)
+            record.error_rates[writing].succeeded(now)
+            if operation in _WRITING and not from_memory:
+                self._answered_well(store, record, operation, seconds, now, writing=writing)
+        elif isinstance(error, HoldfastError) and not isinstance(error, _NOT_THE_STORES_FAULT):
+            if writing:
+                counts.write_errors += 1
+            else:
+                counts.read_errors += 1
+            overdue = isinstance(error, StoreOverdue)
+            record.error_rates[writing].failed(now, age_s=seconds if overdue else 0.0)
+            # Who was heard of since the call began has ended the row that it would belong to.
+            count = 0 if overdue and now - seconds < record.heard_at else 1
+            self._failed(store, record, count, str(error), now, writing=writing)
 
     def overdue(self, store: StoreId, now: float) -> None:
         """A read is outstanding for much longer than it should be; nothing is known yet."""
         if (record := self._records.get(store)) is not None:
             record.counts.overdue += 1
-            self._failed(store, record, now, "reads are overdue", writing=False, down=False)
+            record.failures[False] += 1
+            if record.failures[False] >= FAILURES_SUSPECT:
+                facts = {"failures": str(record.failures[False]), "error": "reads are overdue"}
+                self._step(store, record, Evidence.FAILURES, now, "overdue reads", facts)
 
     def wrong(self, store: StoreId, blocks: int) -> None:
         """It answered with bytes that are not what was written there."""
@@ -245,76 +240,161 @@ class StoreHealth:
     def vanished(self, store: StoreId, now: float, reason: str) -> None:
         """It is known to be gone."""
         record = self._records[store]
+        record.gone = True
+        record.probe_began = None
         if record.state is not StoreState.DOWN:
             record.counts.last_error = reason
-            self._become(store, StoreState.DOWN, now, reason)
+            self._step(store, record, Evidence.GONE, now, "keeper", {"error": reason})
 
     def probed(self, store: StoreId, error: HoldfastError | None, now: float) -> None:
         """A probe that `tick` asked for has ended."""
         record = self._records.get(store)
         if record is None:
             return
-        if error is not None and not isinstance(error, StoreFull):
+        began, record.probe_began = record.probe_began, None
+        if isinstance(error, StoreOverdue):
             record.counts.last_error = str(error)
-            if record.state is not StoreState.DOWN:
-                self._become(store, StoreState.DOWN, now, f"probe failed: {error}")
-        elif record.state is StoreState.DOWN:
-            self._become(store, StoreState.PROBATION, now, "probe succeeded")
-        elif record.state is StoreState.SUSPECT:
-            self._become(store, StoreState.HEALTHY, now, "probe succeeded")
+            record.probe.unanswered()
+        elif isinstance(error, StoreBusy):
+            record.probe.withdrawn()
+        else:
+            record.probe.answered(now)
+            record.heard_at = now
+        if isinstance(error, StoreBusy | StoreOverdue):
+            return  # silence is judged by looking
+        if error is None or isinstance(error, StoreFull):
+            for rate in record.error_rates.values():
+                rate.succeeded(now)
+            if began is not None:
+                record.lately[Operation.PROBE].add(now, now - began)
+            record.heard(now)
+            record.forget_failures()
+            self._step(store, record, Evidence.PROBED, now, "probe", {})
+            return
+        record.counts.last_error = str(error)
+        for rate in record.error_rates.values():
+            rate.failed(now)
+        self._failed(store, record, FAILURES_SUSPECT, f"probe failed: {error}", now, writing=True)
+
+    # Looking at everybody
 
     def tick(self, now: float) -> list[StoreId]:
-        """Look at everybody; call about once a second. Answers the stores to probe now."""
+        """Look at everybody; call it every LOOK_S. Answers the stores to probe now: the caller does so, and
+        tells `probed` of each."""
+        late = now - self._looked_at > OBSERVER_LATE_S
         for store, record in self._records.items():
-            if record.state is StoreState.PROBATION and now - record.since >= PROBATION_S:
-                self._become(store, StoreState.HEALTHY, now, f"well for {PROBATION_S:g} s")
-            if record.state is StoreState.HEALTHY and now - record.since >= REST_MAX_S:
-                record.rest_s = REST_FIRST_S
+            if late:
+                record.run.end()
+                record.heard(now)
             if record.full and now >= record.full_until:
                 record.full = False
-            if record.state is StoreState.SITTING_OUT and now >= record.until:
-                self._become(store, StoreState.PROBATION, now, "rest is over")
-        self._look_for_slow(now)
+            self._time_passes(store, record, now)
+        doubt = self._look_for_silent(now)
+        if not late:
+            doubt |= self._look_for_slow(now)
         self._learn_hedge_cap()
-        return [
-            store
-            for store, record in self._records.items()
-            if record.state in (StoreState.DOWN, StoreState.SUSPECT)
-        ]
+        self._looked_at = now
+        return [store for store, record in self._records.items() if self._probe_due(record, now, doubt=doubt)]
 
     def take_events(self) -> list[StoreEvent]:
         """The changes since the last call."""
         events, self._events = self._events, []
         return events
 
-    def _look_for_slow(self, now: float) -> None:
-        slow: dict[StoreId, str] = {}
-        for operation in (Operation.GET, Operation.PUT):
-            medians = {
-                store: median
-                for store, record in self._records.items()
-                if record.state in (StoreState.HEALTHY, StoreState.PROBATION)
-                and len(record.tails[operation]) >= SLOW_SAMPLES_MIN
-                and (median := record.tails[operation].quantile(0.5)) is not None
-            }
-            if len(medians) < 3:
-                continue
-            for store, median in medians.items():
-                others = sorted(value for other, value in medians.items() if other != store)
-                ordinary = others[len(others) * 3 // 4]
-                if median > max(SLOW_FACTOR * ordinary, SLOW_FLOOR_S):
-                    slow[store] = (
-                        f"median {operation.value} {median * 1e3:.1f} ms, peers {ordinary * 1e3:.1f} ms"
-                    )
-        for store, record in self._records.items():
-            record.slow_looks = record.slow_looks + 1 if store in slow else 0
-            if record.slow_looks >= 2 and self._may_eject():
-                self._sit_out(store, record, now, slow[store])
+    def _time_passes(self, store: StoreId, record: Record, now: float) -> None:
+        if record.state is StoreState.HEALTHY and record.falls:
+            if now - max(record.since, record.forgiven_at) >= FORGIVEN_AFTER_S:
+                record.falls -= 1
+                record.forgiven_at = now
+        elif record.state is StoreState.SITTING_OUT and now >= record.rest_until and record.run.votes:
+            record.falls = min(record.falls + 1, FALLS_MAX)
+            record.rest_until = now + _rest_s(record.falls)
+        self._step(store, record, Evidence.TIME, now, "time", {})
 
-    def _sit_out(self, store: StoreId, record: _Record, now: float, why: str) -> None:
-        record.until = now + record.rest_s
-        record.rest_s = min(2 * record.rest_s, REST_MAX_S)
-        self._become(store, StoreState.SITTING_OUT, now, why)
+    def _look_for_silent(self, now: float) -> bool:
+        """Whether there is a doubt: somebody owes an answer for longer than is ordinary."""
+        doubt = False
+        for store, record in self._records.items():
+            if record.state is StoreState.DOWN:
+                continue
+            phi, silent_s = max((detector.phi(now), detector.silent_s(now)) for detector in record.phis)
+            doubt |= phi >= PHI_DOUBT
+            if phi >= PHI_SILENT and self._peers_answer(record, now - silent_s / 2):
+                facts = {"silence": f"{silent_s:.2f} s", "phi": f"{phi:.1f}"}
+                self._step(store, record, Evidence.SILENT, now, "phi accrual", facts)
+        return doubt
+
+    def _peers_answer(self, record: Record, after: float) -> bool:
+        """Whether most peers were heard of after `after`: if not, it is us who do not hear."""
+        peers = [
+            peer
+            for peer in self._records.values()
+            if peer is not record and peer.state is not StoreState.DOWN and not peer.gone
+        ]
+        return 2 * sum(peer.heard_at >= after for peer in peers) > len(peers)
+
+    def _look_for_slow(self, now: float) -> bool:
+        """Whether there is a doubt: somebody was beyond the fence."""
+        beyond: dict[StoreId, dict[str, str]] = {}
+        ordinary: set[StoreId] = set()
+        judged = [record for record in self._records.values() if record.state is not StoreState.DOWN]
+        for operation in JUDGED:
+            recent = {
+                id(record): typical
+                for record in judged
+                if record.state is not StoreState.SITTING_OUT
+                and (typical := record.lately[operation].typical(now - PEERS_RECENT_S, lenient=False))
+                is not None
+            }
+            for store, record in self._records.items():
+                own = self._own(record, operation, now)
+                if record.state is StoreState.DOWN or own is None:
+                    continue
+                fence = upper_fence([typical for peer, typical in recent.items() if peer != id(record)])
+                if fence is None or own <= fence:
+                    ordinary.add(store)
+                else:
+                    beyond[store] = {
+                        "operation": operation.value,
+                        "latency": _ms(own),
+                        "fence": _ms(fence),
+                    }
+        if 2 * len(beyond) > len(judged):
+            ordinary.update(beyond)
+            beyond.clear()
+        for store, record in self._records.items():
+            if store in beyond:
+                record.run.beyond(now)
+                if record.run.proven(now):
+                    self._step(store, record, Evidence.SLOW, now, "latency fence", beyond[store])
+            elif store in ordinary:
+                record.run.end()
+        return any(record.run.votes for record in judged if record.state is not StoreState.SITTING_OUT)
+
+    def _own(self, record: Record, operation: Operation, now: float) -> float | None:
+        """What a store took at this operation since the last look; a probe under way counts with its age
+        when that is more than nothing."""
+        own = record.lately[operation].typical(self._looked_at, lenient=True)
+        if operation is Operation.PROBE and own is None and record.probe_began is not None:
+            age = now - record.probe_began
+            return age if age > LOOK_S / 2 else None
+        return own
+
+    def _probe_due(self, record: Record, now: float, *, doubt: bool) -> bool:
+        """Whether to probe it now; if so, that counts as done."""
+        if record.gone or record.probe_began is not None:
+            return False
+        since_probe = now - record.probed_at
+        if record.state is StoreState.DOWN:
+            due = since_probe >= PROBE_DOWN_S
+        elif doubt or record.state is StoreState.SUSPECT:
+            due = since_probe >= LOOK_S / 2
+        else:
+            due = now - record.heard_at >= PROBE_IDLE_S or since_probe >= PROBE_ALWAYS_S
+        if due:
+            record.probe_began = record.probed_at = now
+            record.probe.asked(now)
+        return due
 
     def _learn_hedge_cap(self) -> None:
         tails = sorted(
@@ -323,41 +403,130 @@ class StoreHealth:
         if tails:
             self._hedge_cap_s = min(max(4.0 * tails[len(tails) // 2], HEDGE_DEFAULT_S), HEDGE_MAX_S)
 
-    def _failed(
-        self, store: StoreId, record: _Record, now: float, reason: str, *, writing: bool, down: bool = True
-    ) -> None:
-        record.failures[writing] += 1
-        failures = record.failures[writing]
-        if record.state is StoreState.DOWN:
-            return
-        if down and failures >= FAILURES_DOWN:
-            self._become(store, StoreState.DOWN, now, f"{failures} failures in a row, last: {reason}")
-        elif (
-            failures >= FAILURES_SUSPECT
-            and record.state in (StoreState.HEALTHY, StoreState.PROBATION)
-            and self._may_eject()
-        ):
-            why = f"{failures} in a row: {reason}"
-            relapsed, record.suspected = now - record.suspected < RELAPSE_S, now
-            if relapsed and not down:
-                self._sit_out(store, record, now, f"again {why}")
-            else:
-                self._become(store, StoreState.SUSPECT, now, why)
+    # What follows from it
 
-    def _may_eject(self) -> bool:
-        out = sum(
-            record.state in (StoreState.SUSPECT, StoreState.SITTING_OUT, StoreState.DOWN)
+    def _answered_well(
+        self,
+        store: StoreId,
+        record: Record,
+        operation: Operation,
+        seconds: float,
+        now: float,
+        *,
+        writing: bool,
+    ) -> None:
+        record.heard_at = now
+        if (lately := record.lately.get(operation)) is not None:
+            lately.add(now, seconds)
+        if operation is Operation.GET:
+            record.waits.add(seconds)
+        if seconds < LATE_ANSWER_S:
+            record.failures[writing] = 0
+            record.late_only = record.late_only or not any(record.failures.values())
+        if record.state is StoreState.SUSPECT and max(record.failures.values()) < FAILURES_SUSPECT:
+            self._step(store, record, Evidence.ANSWERS, now, "traffic", {})
+
+    def _failed(
+        self, store: StoreId, record: Record, count: int, reason: str, now: float, *, writing: bool
+    ) -> None:
+        record.counts.last_error = reason
+        record.failures[writing] += count
+        record.late_only = False
+        failures = record.failures[writing]
+        facts = {"failures": str(failures), "error": reason}
+        if failures >= FAILURES_DOWN:
+            self._step(store, record, Evidence.DEAD, now, "failures", facts)
+        elif failures >= FAILURES_SUSPECT:
+            self._step(store, record, Evidence.FAILURES, now, "failures", facts)
+        elif record.error_rates[writing].too_high(now):
+            facts["share"] = f"{100 * record.error_rates[writing].share(now):.0f} %"
+            self._step(store, record, Evidence.ERROR_RATE, now, "error rate", facts)
+
+    def _step(
+        self,
+        store: StoreId,
+        record: Record,
+        evidence: Evidence,
+        now: float,
+        detector: str,
+        facts: Mapping[str, str],
+    ) -> None:
+        """Change the state as the table says."""
+        line = find(record.state, evidence, lambda guard: self._holds(record, guard, now))
+        if line is None:
+            return
+        before, after = record.state, line.after
+        if before in _IN_USE and after not in _IN_USE:
+            record.falls = min(record.falls + 1, FALLS_MAX)
+        if after is StoreState.SUSPECT:
+            record.suspected_at = now
+        if after is StoreState.SITTING_OUT:
+            record.rest_until = now + _rest_s(record.falls)
+        elif after not in _IN_USE:
+            record.rest_until = now + _hold_s(record.falls)
+        if after in _IN_USE:
+            record.heard(now)
+            record.forget_failures()
+        if after is StoreState.PROBATION:
+            record.forget_speed()
+        record.run.end()
+        record.state, record.since = after, now
+        reason = line.reason.format_map(facts)
+        self._events.append(StoreEvent(store, before, after, now, reason, detector, dict(facts)))
+        self._reckon()
+
+    def _holds(self, record: Record, guard: Guard, now: float) -> bool:
+        match guard:
+            case Guard.ROOM:
+                return self._out(besides=record) < self._ejections_max
+            case Guard.RELAPSED:
+                return now - record.suspected_at < RELAPSE_S
+            case Guard.LATE_ONLY:
+                return record.late_only
+            case Guard.CALM:
+                return not record.run.votes and all(
+                    _is_clear(rate, now) for rate in record.error_rates.values()
+                )
+            case Guard.RESTED:
+                return now >= record.rest_until or self._out() > self._ejections_max
+            case Guard.PROVEN:
+                return now - record.since >= PROBATION_S
+
+    def _out(self, besides: Record | None = None) -> int:
+        """How many stores are not in use."""
+        return sum(
+            record is not besides and record.state not in _IN_USE and not record.kept
             for record in self._records.values()
         )
-        return out < self.ejections_max
 
-    def _become(self, store: StoreId, state: StoreState, now: float, reason: str) -> None:
-        record = self._records[store]
-        self._events.append(StoreEvent(store, record.state, state, now, reason))
-        record.state, record.since = state, now
-        record.slow_looks = 0
-        if state in (StoreState.PROBATION, StoreState.HEALTHY):
-            record.failures = {False: 0, True: 0}
-        if state is StoreState.PROBATION:
-            for tail in (*record.tails.values(), record.waits):
-                tail.clear()
+    def _reckon(self) -> None:
+        """Of the suspect stores, keep those in use that came last, as far as the others are too many."""
+        suspects = []
+        out = 0
+        for record in self._records.values():
+            record.kept = False
+            if record.state is StoreState.SUSPECT:
+                suspects.append(record)
+            else:
+                out += record.state not in _IN_USE
+        suspects.sort(key=lambda record: record.since)
+        for record in suspects[max(0, self._ejections_max - out) :]:
+            record.kept = True
+
+
+def _is_clear(rate: ErrorRate, now: float) -> bool:
+    return rate.is_clear(now)
+
+
+def _rest_s(falls: int) -> float:
+    """How long a slow store rests: longer with each fall."""
+    return float(min(REST_FIRST_S * 2 ** max(0, falls - 1), REST_MAX_S))
+
+
+def _hold_s(falls: int) -> float:
+    """How long a store that failed is held back although it answers: not at all after its first fall."""
+    return float(min(HOLD_FIRST_S * 2 ** (falls - 2), REST_MAX_S)) if falls > 1 else 0.0
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"

@@ -27,7 +27,7 @@ from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.strays import FindStrays
 from holdfast.chores.throttle import Throttle
 from holdfast.health import StoreHealth
-from holdfast.node.census import Census
+from holdfast.node.census import Census, Count
 from holdfast.node.keeper import Keeper
 from holdfast.node.status import PacksStatus
 from holdfast.objects.service import Objects
@@ -78,6 +78,8 @@ class Background:
         self.repair = Repair(rewriter, self._mended)
         self.debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
         self.census = Census(index, stores, self._is_up, topology, clock)
+        self.census.on_counted = self._counted
+        self._default_m = health.ejections_max
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
         self._compact: Compact | None = None
         self._collect: Collect | None = None
@@ -151,6 +153,12 @@ class Background:
     def attached(self, store: StoreId) -> None:
         """A store came, or came back: what it should hold is looked for."""
         self._absent.look_at(store)
+
+    def _counted(self, count: Count) -> None:
+        """Health may take out of use what every scheme in use can lose. Packs without redundancy need all their
+        stores, whatever health says, and are read from them: they do not count."""
+        known = [m for m in (self._default_m, count.redundancy_least) if m]
+        self._health.ejections_max = min(known, default=0)
 
     def _mended(self, pack: PackId, why: str) -> None:
         self._tell("shards that were missing or wrong are being written again")

@@ -38,6 +38,8 @@ class Count:
         self.shards_missing = 0
         self.losses_survivable: int | None = None
         self.survives: dict[Level, int] = {}
+        self.redundancy_least: int | None = None
+        """The least m among packs that have redundancy at all."""
 
     def add(self, row: PackRow, there: frozenset[StoreId]) -> None:
         """Count one pack, given the stores that are there."""
@@ -45,6 +47,8 @@ class Count:
         homes = [place.store for place in row.places if place.store in there]
         absent = layout.real_data_shards + row.scheme.m - len(homes)
         left = len(homes) - layout.real_data_shards
+        if row.scheme.m and (self.redundancy_least is None or row.scheme.m < self.redundancy_least):
+            self.redundancy_least = row.scheme.m
         self.packs += 1
         self.bytes_stored += len(row.places) * layout.shard_bytes
         self.shards_missing += absent
@@ -87,6 +91,7 @@ class Census:
         self._next = _PACKS
         self._done = Count(topology())
         self._done_at = clock.monotonic()
+        self.on_counted: Callable[[Count], None] = _nobody_asks
 
     @property
     def survives(self) -> dict[Level, int]:
@@ -124,6 +129,7 @@ class Census:
         count.debts = await self._count_debts()
         self._done, self._count = count, None
         self._done_at = self._clock.monotonic()
+        self.on_counted(count)
         return False
 
     async def whole(self) -> None:
@@ -140,3 +146,7 @@ class Census:
             if len(page) < PAGE:
                 return debts
             start = page[-1].key + b"\0"
+
+
+def _nobody_asks(count: Count) -> None:
+    """Until somebody wants to know of each full count."""

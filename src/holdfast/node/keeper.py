@@ -11,7 +11,7 @@ own, so that nobody looks there for what the old one held.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 
 from msgspec import Struct
@@ -22,6 +22,8 @@ from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
+from holdfast.health.monitor import LOOK_S
+from holdfast.health.prober import GRACE_S, PROBE_TIMEOUT_S, Prober, paced
 from holdfast.node.cluster import (
     Cluster,
     Slot,
@@ -39,9 +41,8 @@ from holdfast.stores.port import Attachment, Store, StoreFailed
 from holdfast.topology import Location, Topology
 
 ATTACH_TIMEOUT_S = 10.0
-PROBE_TIMEOUT_S = 2.0
-ROUND_S = 1.0
-LOOK_EVERY_ROUNDS = 3
+GLANCE_EVERY_ROUNDS = 4
+LOOK_EVERY_ROUNDS = 12
 
 Decorate = Callable[[str, Store], Store]
 """Puts the decorators of the house round the store of a slot."""
@@ -82,6 +83,8 @@ class Keeper:
         )
         self._decorate: Decorate | None = None
         self._health: StoreHealth | None = None
+        self._prober: Prober | None = None
+        self._errands: dict[str, asyncio.Task[None]] = {}
         self._rounds = 0
         self.on_attached: Callable[[StoreId], None] = _nobody_asks
         self.cluster = Cluster("", {})
@@ -179,6 +182,7 @@ class Keeper:
     def start(self, health: StoreHealth, decorate: Decorate) -> None:
         """Put the attached stores to use, under `decorate`, and tell `health` who is away."""
         self._health, self._decorate = health, decorate
+        self._prober = Prober(self.attached, health, self._clock)
         now = self._clock.monotonic()
         for held in self.held.values():
             if held.opened is not None:
@@ -198,27 +202,47 @@ class Keeper:
 
     async def watch(self) -> None:
         """Look after the stores until cancelled."""
-        while True:
-            await self._clock.sleep(ROUND_S)
+        async for _ in paced(self._clock, LOOK_S):
             await self.round()
 
     async def round(self) -> None:
-        """One look: probe who needs it, one of the others and whose directory is gone, and look for those
-        that are away."""
+        """One look: at everybody's health, with the probes that it asks for; now and then at the directories
+        of those in use, whether they are still there, and of those that are away, whether they are again.
+        What does not answer holds up nothing but the next errand to the same slot."""
         assert self._health is not None
+        assert self._prober is not None
         self._rounds += 1
-        due = set(self._health.tick(self._clock.monotonic()))
-        slots = list(self.held.values())
-        turn = slots[self._rounds % len(slots)]
-        probed = [held for held in slots if held.store is not None and (held.id in due or held is turn)]
-        gone = await asyncio.gather(*[self._seems_gone(held) for held in slots if held not in probed])
-        probed += [held for held in gone if held is not None]
-        failed = await asyncio.gather(*[self._probe(held) for held in probed])
-        looks = [held for held, bad in zip(probed, failed, strict=True) if bad]
-        if self._rounds % LOOK_EVERY_ROUNDS == 0:
-            looks += [held for held in slots if held.store is None]
-        await asyncio.gather(*[self._look_again(held) for held in looks])
+        failed = await self._prober.look()
+        for held in self.held.values():
+            if held.store is None:
+                if self._rounds % LOOK_EVERY_ROUNDS == 0:
+                    self._send(held, self._look_again)
+            elif held.id is not None and isinstance(failed.get(held.id), StoreFailed):
+                self._send(held, self._look_again)
+            elif self._rounds % GLANCE_EVERY_ROUNDS == 1:
+                self._send(held, self._glance)
+        if self._errands:
+            await asyncio.wait(self._errands.values(), timeout=GRACE_S)
         self._tell_health()
+
+    async def settled(self) -> None:
+        """Until nothing is under way that a round has begun, at what does answer."""
+        if self._errands:
+            await asyncio.wait(self._errands.values())
+        self._tell_health()
+
+    def _send(self, held: Held, errand: Callable[[Held], Coroutine[None, None, None]]) -> None:
+        """Do something at a slot, unless something is being done there."""
+        slot = held.place.slot
+        if slot not in self._errands:
+            task = self._errands[slot] = asyncio.create_task(errand(held))
+            task.add_done_callback(lambda done: self._returned(slot, done))
+
+    def _returned(self, slot: str, task: asyncio.Task[None]) -> None:
+        del self._errands[slot]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Our own mistake: the loop's handler says so, and the next round tries again.
+            task.get_loop().call_exception_handler({"message": "an errand failed", "exception": error})
 
     def _tell_health(self) -> None:
         assert self._health is not None
@@ -227,32 +251,18 @@ class Keeper:
             if event.store in slots:
                 self._on_event(f"store {slots[event.store]} is {event.after.value}: {event.reason}")
 
-    async def _seems_gone(self, held: Held) -> Held | None:
-        """The slot, if it is in use and its directory is not what it was: a glance that costs next to
-        nothing, so that nobody waits for a probe's turn to hear that a disk was pulled."""
+    async def _glance(self, held: Held) -> None:
+        """Look at a slot again if it is in use and its directory is not what it was: a glance that costs next
+        to nothing, so that nobody waits for a probe's turn to hear that a disk was pulled."""
         assert self._health is not None
         if held.opened is None or held.id is None or not self._health.readable(held.id):
-            return None
+            return
         try:
             await held.opened.usage(timeout_s=PROBE_TIMEOUT_S)
         except StoreFailed:
-            return held
+            await self._look_again(held)
         except HoldfastError:
-            return None  # busy or overdue: what probes are for
-        return None
-
-    async def _probe(self, held: Held) -> bool:
-        """Whether the store failed its probe in a way that makes it worth a look at its directory."""
-        assert self._health is not None
-        assert held.store is not None
-        assert held.id is not None
-        error: HoldfastError | None = None
-        try:
-            await held.store.probe(timeout_s=PROBE_TIMEOUT_S)
-        except HoldfastError as raised:
-            error = raised
-        self._health.probed(held.id, error, self._clock.monotonic())
-        return isinstance(error, StoreFailed)
+            return  # busy or overdue: what probes are for
 
     async def _look_again(self, held: Held) -> None:
         """See whether the slot's directory is still, or again, what it should be."""
@@ -326,6 +336,12 @@ class Keeper:
 
     async def close(self) -> None:
         """Let go of all stores."""
+        errands = tuple(self._errands.values())
+        for errand in errands:
+            errand.cancel()
+        await asyncio.gather(*errands, return_exceptions=True)
+        if self._prober is not None:
+            await self._prober.close()
         for held in self.held.values():
             if held.opened is not None:
                 await self._let_go(held)

@@ -47,7 +47,6 @@ from holdfast.s3.exchange import Limits as ServerLimits
 from holdfast.s3.face import AdminAnswer, AdminRequest, Route
 from holdfast.s3.server import S3Server
 from holdfast.scheme import Scheme
-from holdfast.stores.measured import MeasuredStore
 
 NOTE_EVERY_S = 60.0
 DRAIN_S = 10.0
@@ -79,9 +78,7 @@ class Node:
         await keeper.open()
         self._health = health = StoreHealth([], config.scheme.m, clock.monotonic())
         self._watching = watching = Watching(config, keeper, health, clock, self._events.tell)
-        keeper.start(
-            health, lambda slot, store: MeasuredStore(self._wrap(slot, store), watching.stores, clock)
-        )
+        keeper.start(health, lambda slot, store: watching.measure(self._wrap(slot, store)))
         self._members = Members(config, keeper)
         check_not_lost(keeper, self._members)
         inner = await open_index(self._members, clock, randomness)

@@ -19,6 +19,8 @@ from holdfast.node.config import Config
 from holdfast.node.keeper import Held, Keeper
 from holdfast.node.ledger_keeping import LedgerKeeper
 from holdfast.packs.model import PackStorage
+from holdfast.stores.measured import MeasuredStore
+from holdfast.stores.port import Store
 
 
 class IndexAccount:
@@ -54,12 +56,17 @@ class Watching:
         self._clock = clock
         self._index: Index | None = None
         self._canary: Canary | None = None
-        self.stores = StoreAccounts(HealthObserver(health, clock), clock)
+        self._observer = HealthObserver(health, clock)
+        self.stores = StoreAccounts(self._observer, clock)
         self.index = IndexAccount()
         self.keeping = LedgerKeeper(
             config.data, clock, tell, serving=self._serving, sights=self._sights, canary=self._sender
         )
         self.requests = RequestAccounts(self.keeping.ledger)
+
+    def measure(self, store: Store) -> Store:
+        """`store`, told to the accounts and to health."""
+        return MeasuredStore(store, self.stores, self._clock, watch=self._observer)
 
     async def serve(
         self, index: Index, packs: PackStorage, randomness: Randomness, *, may_delete: bool

@@ -157,7 +157,11 @@ class Writer:
         ]
         chosen = well + slow
         if len(chosen) < enough:
-            chosen += [store for store in attached if health.state(store) is StoreState.SUSPECT]
+            chosen += [
+                store
+                for store in attached
+                if health.state(store) is StoreState.SUSPECT and store not in chosen
+            ]
         return chosen
 
     async def put_shard(self, pack: PackId, row: PackRow, encoded: Encoded, attempt: Attempt) -> None:

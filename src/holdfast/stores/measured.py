@@ -45,20 +45,31 @@ class StoreObserver(Protocol):
         ...
 
 
-class MeasuredStore:
-    """`inner`, observed."""
+class CallWatch(Protocol):
+    """Who wants to know of calls while they are under way."""
 
-    def __init__(self, inner: Store, observer: StoreObserver, clock: Clock) -> None:
+    def began(self, store: StoreId, operation: Operation, now: float) -> None:
+        """A call begins at monotonic `now`; the observer is told of its end."""
+        ...
+
+
+class MeasuredStore:
+    """`inner`, observed; `watch` is told when a call begins."""
+
+    def __init__(
+        self, inner: Store, observer: StoreObserver, clock: Clock, *, watch: CallWatch | None = None
+    ) -> None:
         self._inner = inner
         self._observer = observer
         self._clock = clock
+        self._watch = watch
 
     @property
     def id(self) -> StoreId:
         return self._inner.id
 
     async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
-        started = self._clock.monotonic()
+        started = self._begin(Operation.PUT)
         try:
             await self._inner.put(name, data, timeout_s=timeout_s)
         except BaseException as error:
@@ -69,8 +80,8 @@ class MeasuredStore:
     async def get(
         self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False
     ) -> list[Buffer]:
-        started = self._clock.monotonic()
         operation = Operation.GET_UNCACHED if uncached else Operation.GET
+        started = self._begin(operation)
         size = 0
         for range_ in ranges:
             size += range_.length
@@ -87,11 +98,13 @@ class MeasuredStore:
         started = self._clock.monotonic()
         found = self._inner.peek(name, ranges)
         if found is not None:
+            if self._watch is not None:
+                self._watch.began(self._inner.id, Operation.GET, started)
             self._tell(Operation.GET, started, bytes_of(found), None)
         return found
 
     async def size(self, name: str, *, timeout_s: float) -> int:
-        started = self._clock.monotonic()
+        started = self._begin(Operation.SIZE)
         try:
             size = await self._inner.size(name, timeout_s=timeout_s)
         except BaseException as error:
@@ -101,7 +114,7 @@ class MeasuredStore:
         return size
 
     async def delete(self, name: str, *, timeout_s: float) -> None:
-        started = self._clock.monotonic()
+        started = self._begin(Operation.DELETE)
         try:
             await self._inner.delete(name, timeout_s=timeout_s)
         except BaseException as error:
@@ -110,7 +123,7 @@ class MeasuredStore:
         self._tell(Operation.DELETE, started, 0, None)
 
     async def list(self, after: str, *, limit: int, timeout_s: float) -> list[str]:
-        started = self._clock.monotonic()
+        started = self._begin(Operation.LIST)
         try:
             names = await self._inner.list(after, limit=limit, timeout_s=timeout_s)
         except BaseException as error:
@@ -120,7 +133,7 @@ class MeasuredStore:
         return names
 
     async def usage(self, *, timeout_s: float) -> Usage:
-        started = self._clock.monotonic()
+        started = self._begin(Operation.USAGE)
         try:
             usage = await self._inner.usage(timeout_s=timeout_s)
         except BaseException as error:
@@ -130,7 +143,7 @@ class MeasuredStore:
         return usage
 
     async def probe(self, *, timeout_s: float) -> None:
-        started = self._clock.monotonic()
+        started = self._begin(Operation.PROBE)
         try:
             await self._inner.probe(timeout_s=timeout_s)
         except BaseException as error:
@@ -140,6 +153,12 @@ class MeasuredStore:
 
     async def close(self) -> None:
         await self._inner.close()
+
+    def _begin(self, operation: Operation) -> float:
+        now = self._clock.monotonic()
+        if self._watch is not None:
+            self._watch.began(self._inner.id, operation, now)
+        return now
 
     def _tell(
         self, operation: Operation, started: float, bytes_moved: int, error: BaseException | None

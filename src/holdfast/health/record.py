@@ -1,0 +1,128 @@
+"""What is remembered of one store: its state, its detectors' memories, and how often it has fallen."""
+
+from msgspec import Struct
+
+from holdfast.base.ids import StoreId
+from holdfast.health.error_rate import ErrorRate
+from holdfast.health.fence import Lately, SlowRun
+from holdfast.health.phi import PhiAccrual
+from holdfast.health.tail import Tail
+from holdfast.health.transitions import StoreState
+from holdfast.stores.measured import Operation
+
+CALL_PAUSE_S = 1.0
+CALL_SPREAD_S = 0.08
+"""A call may be large, and wait for its turn behind others: a store that usually answers in milliseconds is
+silent after one and a half seconds."""
+
+PROBE_PAUSE_S = 0.25
+PROBE_SPREAD_S = 0.05
+"""A probe is small and asked for when little else is going on: half a second."""
+
+
+class StoreEvent(Struct, frozen=True):
+    """A change of state, with why. `at` is monotonic seconds; `detector` is who found it, `evidence` what
+    was seen, as text."""
+
+    store: StoreId
+    before: StoreState
+    after: StoreState
+    at: float
+    reason: str
+    detector: str = ""
+    evidence: dict[str, str] = {}
+
+
+class StoreCounts(Struct):
+    """What happened to a store since the node started."""
+
+    reads: int = 0
+    writes: int = 0
+    read_errors: int = 0
+    write_errors: int = 0
+    wrong_blocks: int = 0
+    overdue: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    last_error: str = ""
+
+
+class Record:
+    """One store. Where there are two of a thing, they are by whether a call was `writing`."""
+
+    __slots__ = (
+        "calls",
+        "counts",
+        "error_rates",
+        "failures",
+        "falls",
+        "forgiven_at",
+        "full",
+        "full_until",
+        "gone",
+        "heard_at",
+        "kept",
+        "late_only",
+        "lately",
+        "probe",
+        "probe_began",
+        "probed_at",
+        "rest_until",
+        "run",
+        "since",
+        "state",
+        "suspected_at",
+        "waits",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.state = StoreState.HEALTHY
+        self.since = now
+        self.gone = False
+        self.kept = False
+        self.full = False
+        self.full_until = 0.0
+        self.falls = 0
+        self.forgiven_at = now
+        self.rest_until = now
+        self.suspected_at = float("-inf")
+        self.failures = {False: 0, True: 0}
+        self.late_only = True
+        self.error_rates = {False: ErrorRate(), True: ErrorRate()}
+        self.calls = {
+            writing: PhiAccrual(pause_s=CALL_PAUSE_S, spread_min_s=CALL_SPREAD_S) for writing in (False, True)
+        }
+        self.probe = PhiAccrual(pause_s=PROBE_PAUSE_S, spread_min_s=PROBE_SPREAD_S)
+        self.probe_began: float | None = None
+        self.probed_at = float("-inf")
+        self.heard_at = now
+        self.lately = {operation: Lately() for operation in JUDGED}
+        self.run = SlowRun()
+        self.waits = Tail()
+        self.counts = StoreCounts()
+
+    @property
+    def phis(self) -> tuple[PhiAccrual, ...]:
+        """All detectors of silence."""
+        return (self.probe, *self.calls.values())
+
+    def heard(self, now: float) -> None:
+        """Silence begins anew for every detector."""
+        for phi in self.phis:
+            phi.heard(now)
+
+    def forget_failures(self) -> None:
+        """A good end of a bad row."""
+        self.failures = {False: 0, True: 0}
+        self.late_only = True
+
+    def forget_speed(self) -> None:
+        """What it was like before says nothing of what it is like now."""
+        for lately in self.lately.values():
+            lately.clear()
+        self.run.end()
+        self.waits.clear()
+
+
+JUDGED = (Operation.GET, Operation.PUT, Operation.PROBE)
+"""What is compared with peers: each with its like."""
