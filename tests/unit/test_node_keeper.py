@@ -13,7 +13,7 @@ from holdfast.base.randomness import SystemRandomness
 from holdfast.health import StoreHealth, StoreState
 from holdfast.node.cluster import read_cluster
 from holdfast.node.config import Config, Given, StorePlace, make_config
-from holdfast.node.keeper import LOOK_EVERY_ROUNDS, Keeper
+from holdfast.node.keeper import Keeper
 from holdfast.stores.port import Attachment, Range, Store
 from holdfast.topology import Level
 from tests.kit.stores import MovableClock
@@ -53,8 +53,8 @@ class House:
         await self.keeper.settled()
 
     async def rounds(self) -> None:
-        """As many rounds as it takes to look at everybody."""
-        for _ in range(2 * LOOK_EVERY_ROUNDS):
+        """As many rounds as it takes to look at everybody, those that are away, too."""
+        for _ in range(12):
             await self.round()
 
 

@@ -155,8 +155,8 @@ class Background:
         self._absent.look_at(store)
 
     def _counted(self, count: Count) -> None:
-        """Health may take out of use what every scheme in use can lose. Packs without redundancy need all their
-        stores, whatever health says, and are read from them: they do not count."""
+        """Health may take out of use what every scheme in use can lose. Packs without redundancy need all
+        their stores, whatever health says, and are read from them: they do not count."""
         known = [m for m in (self._default_m, count.redundancy_least) if m]
         self._health.ejections_max = min(known, default=0)
 

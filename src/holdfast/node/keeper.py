@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
+from holdfast.base.errors import Busy, Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
@@ -36,13 +36,14 @@ from holdfast.node.cluster import (
 from holdfast.node.config import Config, StorePlace
 from holdfast.node.descriptors import files_allowed, kept_open
 from holdfast.stores.directory import Attached, DirectoryOptions, DirectoryStore, attach, inspect
-from holdfast.stores.identity import Expected, Identity, Judgement, Noted, index_went_back
+from holdfast.stores.identity import Expected, Identity, Judgement, Noted, index_went_back, judge
 from holdfast.stores.port import Attachment, Store, StoreFailed
 from holdfast.topology import Location, Topology
 
 ATTACH_TIMEOUT_S = 10.0
 GLANCE_EVERY_ROUNDS = 4
-LOOK_EVERY_ROUNDS = 12
+LOOK_EVERY_S = 2.5
+"""How often to look for a store that is away, and how long to leave its directory alone when it went."""
 
 Decorate = Callable[[str, Store], Store]
 """Puts the decorators of the house round the store of a slot."""
@@ -59,6 +60,7 @@ class Held(Struct):
     store: Store | None = None
     device: str = ""
     since: float = 0.0
+    looked: float = 0.0
 
 
 class Keeper:
@@ -213,9 +215,10 @@ class Keeper:
         assert self._prober is not None
         self._rounds += 1
         failed = await self._prober.look()
+        now = self._clock.monotonic()
         for held in self.held.values():
             if held.store is None:
-                if self._rounds % LOOK_EVERY_ROUNDS == 0:
+                if now - max(held.looked, held.since) >= LOOK_EVERY_S:
                     self._send(held, self._look_again)
             elif held.id is not None and isinstance(failed.get(held.id), StoreFailed):
                 self._send(held, self._look_again)
@@ -268,18 +271,11 @@ class Keeper:
         """See whether the slot's directory is still, or again, what it should be."""
         before = held.attachment
         was, id_before = held.store, held.id
-        try:
-            await self._attach(held)
-        except Fenced:
-            if held.opened is not None:
-                # Locked by ourselves, who have this very directory open and yet cannot use it: something
-                # in it was removed. The next look finds what is left, and takes it if it can.
-                self._set_away(held, Attachment.MISSING, "What was in its directory is gone.")
-            elif held.attachment is not Attachment.SWAPPED:
-                self._set_away(held, Attachment.MISSING, "It is in use by another process.")
-        except (HoldfastError, OSError) as error:
-            if held.opened is None:
-                self._set_away(held, Attachment.MISSING, str(error))
+        held.looked = self._clock.monotonic()
+        if held.opened is not None:
+            await self._check_in_use(held, held.opened)
+        else:
+            await self._try_to_attach(held)
         if held.store is not None and held.store is not was:
             again = "is back" if held.id == id_before else "is new and empty"
             self._on_event(f"store {held.place.slot} {again}")
@@ -289,6 +285,35 @@ class Keeper:
             self._on_event(f"store {held.place.slot} is {held.attachment.value}: {held.reason}")
         if held.store is None and was is not None:
             await self._close_quietly(was)
+
+    async def _try_to_attach(self, held: Held) -> None:
+        try:
+            await self._attach(held)
+        except Fenced:
+            if held.attachment is not Attachment.SWAPPED:
+                self._set_away(held, Attachment.MISSING, "It is in use by another process.")
+        except (HoldfastError, OSError) as error:
+            self._set_away(held, Attachment.MISSING, str(error))
+
+    async def _check_in_use(self, held: Held, opened: DirectoryStore) -> None:
+        """Let go of a store whose directory is not what it was. Nothing in there is touched: somebody may be
+        removing it at this moment. What is left is looked at a while later, and taken if it can be."""
+        try:
+            found = await inspect(held.place.path, timeout_s=ATTACH_TIMEOUT_S)
+            judgement = judge(found, self._expected(held.place.slot))
+            if judgement.attachment is Attachment.READY:
+                await opened.usage(timeout_s=PROBE_TIMEOUT_S)
+                return  # it failed, and is there: health says what it is good for
+        except StoreFailed:
+            judgement = Judgement(Attachment.NEW, "")
+        except (Busy, OSError):
+            return
+        except HoldfastError as error:
+            judgement = Judgement(Attachment.MISSING, str(error))
+        if judgement.attachment is Attachment.NEW:
+            judgement = Judgement(Attachment.MISSING, "What was in its directory is gone.")
+        if held.opened is opened:
+            self._set_away(held, judgement.attachment, judgement.reason)
 
     def _set_away(self, held: Held, attachment: Attachment, reason: str) -> None:
         held.attachment, held.reason = attachment, reason
