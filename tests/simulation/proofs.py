@@ -18,6 +18,7 @@ from tests.simulation.book import Violation
 from tests.simulation.world import World
 
 WHOLE_WITHIN_S = 900.0
+COLLECTED_WITHIN_S = 30.0
 CHORE_ROWS = (b"debt/", b"buried/", b"trash/", b"cleanup/")
 
 
@@ -180,6 +181,19 @@ async def _waits_for_uploads(world: World, pack: PackId) -> bool:
         entry.part and scan(world, uploads(entry.bucket) + entry.key.encode() + b"\0")
         for entry in await world.call(lambda node: node.packs.manifest(pack))
     )
+
+
+async def until_collected(world: World) -> None:
+    """Give the collector time for packs that were emptied, or let go, only a moment ago."""
+    deadline = world.clock.monotonic() + COLLECTED_WITHIN_S
+    while world.clock.monotonic() < deadline:
+        dead: Counter[bytes] = Counter()
+        for row in scan(world, b"dead/"):
+            dead[row.key.split(b"/")[1]] += rows.decode_dead(row.value).size
+        packs = {row.key[5:]: decode_row(row.value).object_bytes for row in scan(world, b"pack/")}
+        if not any(dead[name] == size for name, size in packs.items() if name in dead):
+            return
+        await world.clock.sleep(1.0)
 
 
 async def _all_packs(world: World, record: VersionRecord) -> Counter[PackId]:

@@ -13,7 +13,14 @@ from tests.simulation.book import Book, Violation
 from tests.simulation.clients import SHARED_KEYS, Client
 from tests.simulation.faults import DiskFault, Troubles, after, end
 from tests.simulation.node import SimulationSettings
-from tests.simulation.proofs import Strays, check_accounts, check_strays, until_tidy, until_whole
+from tests.simulation.proofs import (
+    Strays,
+    check_accounts,
+    check_strays,
+    until_collected,
+    until_tidy,
+    until_whole,
+)
 from tests.simulation.world import Slot, World
 
 BUCKETS = ("alpha", "beta")
@@ -211,6 +218,7 @@ async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -
             raise Violation(f"a request failed within the promise: {one}")
     await until_tidy(world)
     await until_whole(world)
+    await until_collected(world)
     _no_surprises(world)
     await world.node.chores.close()
     return check_strays(world, failed), await check_accounts(world, failed)

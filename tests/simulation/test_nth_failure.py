@@ -20,7 +20,7 @@ from holdfast.objects.service import Objects
 from tests.kit.virtual import run_virtual
 from tests.simulation.contents import SimulatedBody, etag_of, make_bytes
 from tests.simulation.node import SimulationSettings
-from tests.simulation.proofs import check_accounts, until_tidy, until_whole
+from tests.simulation.proofs import check_accounts, until_collected, until_tidy, until_whole
 from tests.simulation.world import World
 
 SMALL, LARGE, PART = 5_000, 300_000, 70_000
@@ -219,6 +219,7 @@ async def _run(operation: str, way: str, n: int, inline_bytes_max: int) -> tuple
     world.node.chores.start()
     await until_tidy(world)
     await until_whole(world)
+    await until_collected(world)
     last = await snapshot(bench)
     await check_accounts(world, [(began, ended)])
     assert not world.failures, world.failures
