@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import pytest
 
 from holdfast.base.errors import HoldfastError
+from holdfast.base.ids import PackId, VersionId
 from holdfast.base.randomness import SeededRandomness
-from holdfast.chores.canary import ROW, Canary
+from holdfast.chores.canary import BYTES, OWNER, ROW, Canary
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.index.memory import MemoryIndex
 from holdfast.index.port import KEY_BYTES_MAX, Outcome, Row, Transaction, Unknown
+from holdfast.objects.heads import dead_puts
 from holdfast.packs.disposal import Disposal
 from holdfast.scheme import Scheme
 from tests.kit.rig import Rig, build_rig
@@ -69,19 +71,44 @@ async def test_it_fails_when_too_few_stores_can_be_written_and_comes_back_when_t
     await sender.send()
 
 
-async def test_what_a_crash_leaves_of_one_is_let_go_by_the_next() -> None:
-    rig = build_rig()
+async def left_over(rig: Rig) -> PackId:
+    """The pack of a canary whose process ended after it had written."""
 
     class CutOff(Canary):
-        """One whose process ends after it has written."""
-
         async def _settle(self, appended: object) -> int:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         await CutOff(rig.index, rig.packs, rig.clock, SeededRandomness("cut"), SCHEME).send()
+    (row,) = [row for row in await rows(rig) if row.startswith(b"pack/")]
+    return PackId(bytes.fromhex(row.removeprefix(b"pack/").decode()))
+
+
+async def test_what_a_crash_leaves_of_one_is_let_go_by_the_next() -> None:
+    rig = build_rig()
+    await left_over(rig)
     assert ROW in await rows(rig)
     await canary(rig).send()
+    await collected(rig)
+
+
+async def test_what_a_crash_leaves_goes_without_another_one_too() -> None:
+    rig = build_rig()
+    await left_over(rig)
+    tidying = canary(rig)
+    assert not tidying.tidied
+    await tidying.tidy()
+    assert tidying.tidied
+    await collected(rig)
+
+
+async def test_what_an_audit_has_let_go_is_not_let_go_again() -> None:
+    rig = build_rig()
+    pack = await left_over(rig)
+    closed, taken = dead_puts({pack: 0}, OWNER, OWNER), dead_puts({pack: BYTES}, VersionId("audit"), "audit")
+    await rig.index.commit([Transaction((), (*closed, *taken))])
+    await canary(rig).tidy()
+    assert ROW not in await rows(rig)
     await collected(rig)
 
 

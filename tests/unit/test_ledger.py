@@ -24,7 +24,7 @@ assert START % 60 == 0
 
 
 def count(ledger: Ledger, bucket: str, operation: str, verdict: Verdict = Verdict.SUCCESS) -> None:
-    ledger.count(bucket, operation, verdict, slow=False, waited_s=0.01, bytes_in=1, bytes_out=2)
+    ledger.count(bucket, operation, verdict, False, 0.01, 1, 2)
 
 
 class World:

@@ -60,6 +60,12 @@ def test_a_full_file_is_understood() -> None:
         requests = 99
         reserve = 0
 
+        [metrics]
+        open = true
+
+        [ledger]
+        canary = false
+
         [[store]]
         path = "/mnt/one"
         slot = "one"
@@ -78,6 +84,7 @@ def test_a_full_file_is_understood() -> None:
     assert config.index_dirs == (Path("/mnt/a"), Path("/mnt/b"), Path("/etc/c"))
     assert config.scheme == Scheme(1, 2)
     assert config.limits == Limits(memory_bytes=128 << 20, requests_max=99, reserve_bytes=0)
+    assert (config.metrics_open, config.canary) == (True, False)
     assert config.stores[0] == StorePlace(path=Path("/mnt/one"), slot="one", zone="a")
     assert config.stores[1].host == "h2"
     assert config.stores[2].path == Path.home() / "three"
@@ -98,6 +105,8 @@ def test_a_full_file_is_understood() -> None:
         ('port = "9000"\n', 1, "a whole number"),
         ("port = true\n", 1, "a whole number"),
         ("limits = 3\n", 1, "write [limits]"),
+        ('[metrics]\nopen = "yes"\n', 2, "write true or false"),
+        ("[ledger]\ncanaries = true\n", 2, "did you mean 'canary'?"),
         ('store = "/mnt/a"\n', 1, "write [[store]]"),
         ('[[store]]\npath = "/a"\n\n[[store]]\nzone = "a"\n', 4, "has no path"),
         ('[[store]]\npath = "/a"\n[[store]]\npath = "/b"\nslot = "Disk 2"\n', 5, "lower-case letters"),

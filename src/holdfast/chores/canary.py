@@ -13,13 +13,15 @@ import msgspec
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, Damaged, Unavailable
+from holdfast.base.ids import VersionId
 from holdfast.base.randomness import Randomness
 from holdfast.index.port import ABSENT, Committed, Conflict, Expect, Index, Transaction
-from holdfast.objects.heads import dead_puts
+from holdfast.objects.heads import dead_puts, not_let_go
 from holdfast.packs.model import Appended, Extent, ManifestEntry, PackStorage, Piece
 from holdfast.scheme import Scheme
 
 ROW = b"canary/"
+OWNER = VersionId("canary")
 BYTES = 64
 TIMEOUT_S = 20.0
 """Longer than any part of it waits on its own, so that its error says which part it was."""
@@ -37,44 +39,47 @@ class Canary:
         self._randomness = randomness
         self._scheme = scheme
         self._doubtful: Appended | None = None
+        self._turn = asyncio.Lock()
+        self.tidied = False
+        """Whether nothing of an earlier one is left, as far as is known."""
 
     async def send(self) -> float:
         """Write, read, delete; how long it took, in seconds. Raises Unavailable, Busy, Damaged."""
         began = self._clock.monotonic()
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(TIMEOUT_S), self._turn:
                 await self._send()
         except TimeoutError:
             raise Busy(f"The canary did not come back within {TIMEOUT_S:g} s.") from None
         return self._clock.monotonic() - began
 
-    async def _send(self) -> None:
+    async def tidy(self) -> None:
+        """Let go of what an earlier one left, if it did. Raises Unavailable and Busy, to be tried again."""
+        async with self._turn:
+            await self._tidy()
+
+    async def _tidy(self) -> None:
         if self._doubtful is not None:
             await self._settle(self._doubtful)
         (row,) = await self._index.get([ROW])
-        left = () if row is None else _dead(msgspec.msgpack.decode(row.value, type=Extent))
-        expect = Expect(ROW, ABSENT if row is None else row.revision)
+        if row is not None:
+            await self._let_go(msgspec.msgpack.decode(row.value, type=Extent), row.revision)
+        self.tidied = True
+
+    async def _send(self) -> None:
+        await self._tidy()
+        self.tidied = False
         data = self._randomness.token(BYTES)
-        appended = await self._packs.append(
-            self._scheme,
-            Piece(
-                data,
-                lambda extent: ManifestEntry("", "canary", "", extent.offset, extent.length),
-                lambda extent: Transaction((expect,), ((ROW, msgspec.msgpack.encode(extent)), *left)),
-            ),
-        )
+        appended = await self._packs.append(self._scheme, Piece(data, _describe, _propose))
         revision = await self._settle(appended)
         if bytes(await self._packs.read_small(appended.extent)) != data:
             raise Damaged("The canary reads back as something else.")
-        (outcome,) = await self._index.commit(
-            [Transaction((Expect(ROW, revision),), _dead(appended.extent), (ROW,))]
-        )
-        if not isinstance(outcome, Committed):
-            raise Unavailable(f"The canary could not be deleted ({outcome}).")
+        await self._let_go(appended.extent, revision)
+        self.tidied = True
 
     async def _settle(self, appended: Appended) -> int:
         """Find out whether the canary's row was committed; the same transaction again cannot be, too. The
-        row's revision. Raises Unavailable when that is not known yet, or somebody else's row is there."""
+        row's revision. Raises Unavailable when that is not known yet, or the row is not there."""
         outcome = appended.outcome
         if appended is self._doubtful or not isinstance(outcome, Committed | Conflict):
             self._doubtful = appended
@@ -84,14 +89,37 @@ class Canary:
             if row is not None and msgspec.msgpack.decode(row.value, type=Extent) == appended.extent:
                 self._doubtful = None
                 return row.revision
-            await self._index.commit([Transaction((), _dead(appended.extent))])
+            await self._index.commit([_release(appended.extent)])
             self._doubtful = None
-            raise Unavailable("The canary's row was changed by somebody else.")
+            raise Unavailable("The canary's row was not written.")
         if not isinstance(outcome, Committed):
             raise Unavailable("The index did not say whether the canary was written.")
         self._doubtful = None
         return outcome.revision
 
+    async def _let_go(self, extent: Extent, revision: int) -> None:
+        """Remove the row, and record its bytes as dead, unless that was done (an audit does, of what lies
+        there for hours)."""
+        there = Expect(ROW, revision)
+        (outcome,) = await self._index.commit([_release(extent, (there,), (ROW,))])
+        if isinstance(outcome, Conflict) and outcome.key != ROW:
+            (outcome,) = await self._index.commit([Transaction((there,), (), (ROW,))])
+        if not isinstance(outcome, Committed):
+            raise Unavailable(f"The canary could not be deleted ({outcome}).")
 
-def _dead(extent: Extent) -> tuple[tuple[bytes, bytes], ...]:
-    return dead_puts({extent.pack: extent.length}, "canary", "canary")
+
+def _describe(extent: Extent) -> ManifestEntry:
+    return ManifestEntry("", OWNER, OWNER, extent.offset, extent.length)
+
+
+def _propose(extent: Extent) -> Transaction:
+    expects = (Expect(ROW, ABSENT), *not_let_go((extent.pack,), OWNER))
+    return Transaction(expects, ((ROW, msgspec.msgpack.encode(extent)),))
+
+
+def _release(
+    extent: Extent, expects: tuple[Expect, ...] = (), deletes: tuple[bytes, ...] = ()
+) -> Transaction:
+    """The bytes end, once."""
+    puts = dead_puts({extent.pack: extent.length}, OWNER, OWNER)
+    return Transaction((*expects, *not_let_go((extent.pack,), OWNER)), puts, deletes)

@@ -193,7 +193,6 @@ class Ledger:
         bucket: str,
         operation: str,
         verdict: Verdict,
-        *,
         slow: bool,
         waited_s: float,
         bytes_in: int,

@@ -129,8 +129,14 @@ class Background:
         """Stop where they are."""
         await self.runner.close()
 
-    def count_space(self, packs: PacksStatus) -> PacksStatus:
-        """The same, with what is dead, what can be merged and what came back."""
+    def packs_status(self) -> PacksStatus:
+        """All packs as last counted, and what was done for them since the start."""
+        packs = replace(
+            self.census.status(),
+            repairs_waiting=self.repair.waiting,
+            repaired=self.repair.repaired,
+            debts_paid=self.debts.paid,
+        )
         if self._collect is None or self._compact is None:
             return packs
         return replace(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from holdfast import __version__
 from holdfast.base.clock import Clock
+from holdfast.chores.chore import ChoreState, ChoreStatus
 from holdfast.health import StoreHealth, StoreState
 from holdfast.health.accounting import Flow, StoreAccounts
 from holdfast.index.port import IndexState, IndexStatus
 from holdfast.node.accounting import CLASSES, RequestAccounts
-from holdfast.node.background import Background
 from holdfast.node.keeper import Keeper
 from holdfast.node.ledger_keeping import LedgerKeeper
 from holdfast.node.metrics import (
@@ -35,6 +35,9 @@ from holdfast.node.status import PacksStatus, StoreStatus, is_copy
 from holdfast.node.watching import IndexAccount, Watching
 from holdfast.s3.face import AdminAnswer, AdminRequest
 
+REMOVED = "removed"
+"""The state of a store that nobody expects to be there."""
+
 NO_OPERATION = "none"
 """The operation of requests that were not admitted."""
 
@@ -49,8 +52,9 @@ class Metrics:
         watching: Watching,
         keeper: Keeper,
         health: StoreHealth,
-        background: Background,
         index: Callable[[], IndexStatus],
+        packs: Callable[[], PacksStatus],
+        chores: Callable[[], Sequence[ChoreStatus]],
         in_flight: Callable[[], int],
         clock: Clock,
         token: str | None,
@@ -58,8 +62,9 @@ class Metrics:
         self._watching = watching
         self._keeper = keeper
         self._health = health
-        self._background = background
         self._index = index
+        self._packs = packs
+        self._chores = chores
         self._in_flight = in_flight
         self._clock = clock
         self._token = token
@@ -74,18 +79,21 @@ class Metrics:
 
     async def text(self) -> str:
         """All families."""
-        watching, background = self._watching, self._background
+        watching = self._watching
         slots = list(self._keeper.held.values())
-        statuses = await store_statuses(slots, self._keeper.cluster, self._health)
-        packs = background.census.status()
+        statuses = [
+            status
+            for status in await store_statuses(slots, self._keeper.cluster, self._health)
+            if status.state != REMOVED
+        ]
         groups: Sequence[Callable[[], Iterable[Family]]] = (
             lambda: process_families(self._started_wall),
             lambda: request_families(watching.requests, self._in_flight()),
             lambda: store_families(statuses),
             lambda: store_call_families(statuses, watching.stores),
             lambda: index_families(self._index(), watching.index),
-            lambda: pack_families(packs),
-            lambda: chore_families(background),
+            lambda: pack_families(self._packs()),
+            lambda: chore_families(self._chores()),
             lambda: ledger_families(watching.keeping),
         )
         parts = []
@@ -280,13 +288,51 @@ def pack_families(packs: PacksStatus) -> Iterable[Family]:
             one(packs.losses_survivable),
         )
     yield gauge("holdfast_packs_counted_seconds_ago", "Age of these numbers.", one(packs.counted_s_ago))
+    yield gauge("holdfast_packs_mergeable", "Packs that are small or mostly dead.", one(packs.mergeable))
+    yield gauge(
+        "holdfast_objects_dead_bytes",
+        "Bytes of objects that were let go, in packs that live on.",
+        one(packs.bytes_dead),
+    )
+    yield counter(
+        "holdfast_reclaimed_bytes_total", "Bytes on stores that were given back.", one(packs.bytes_reclaimed)
+    )
+    yield gauge("holdfast_repairs_waiting", "Packs that wait to be repaired.", one(packs.repairs_waiting))
+    yield counter("holdfast_repairs_total", "Packs repaired.", one(packs.repaired))
+    yield counter("holdfast_debts_paid_total", "Debts paid.", one(packs.debts_paid))
 
 
-def chore_families(background: Background) -> Iterable[Family]:
+def chore_families(chores: Sequence[ChoreStatus]) -> Iterable[Family]:
     """Work in the background."""
-    yield gauge("holdfast_repairs_waiting", "Packs that wait to be repaired.", one(background.repair.waiting))
-    yield counter("holdfast_repairs_total", "Packs repaired.", one(background.repair.repaired))
-    yield counter("holdfast_debts_paid_total", "Debts paid.", one(background.debts.paid))
+    yield gauge(
+        "holdfast_chore_state",
+        "1 for the state that a chore is in, 0 for the others.",
+        [
+            ({"chore": chore.name, "state": state.value}, int(chore.state is state))
+            for chore in chores
+            for state in ChoreState
+        ],
+    )
+    yield counter(
+        "holdfast_chore_work_seconds_total",
+        "Time that a chore was at work.",
+        [({"chore": chore.name}, chore.worked_s) for chore in chores],
+    )
+    yield counter(
+        "holdfast_chore_units_total",
+        "Units of work that a chore did.",
+        [({"chore": chore.name}, chore.units_done) for chore in chores],
+    )
+    yield counter(
+        "holdfast_chore_errors_total",
+        "Units of work that failed, to be tried again.",
+        [({"chore": chore.name}, chore.errors) for chore in chores],
+    )
+    yield gauge(
+        "holdfast_chore_left_seconds",
+        "How long a chore still needs at its rate of late, where that is known.",
+        [({"chore": chore.name}, chore.left_s) for chore in chores if chore.left_s is not None],
+    )
 
 
 def ledger_families(keeping: LedgerKeeper) -> Iterable[Family]:

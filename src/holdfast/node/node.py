@@ -12,7 +12,6 @@ from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 
 import msgspec
-from msgspec.structs import replace
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, InvalidInput
@@ -109,8 +108,9 @@ class Node:
             watching,
             keeper,
             health,
-            self._background,
             index.status,
+            self._background.packs_status,
+            lambda: self._background.runner.status(),
             lambda: self._server.in_flight,
             clock,
             token,
@@ -244,19 +244,13 @@ class Node:
         """How everything is now."""
         background = self._background
         await background.census.whole()
-        packs = replace(
-            background.count_space(background.census.status()),
-            repairs_waiting=background.repair.waiting,
-            repaired=background.repair.repaired,
-            debts_paid=background.debts.paid,
-        )
         return make_status(
             endpoint=self.endpoint,
             uptime_s=self._clock.monotonic() - self._started,
             scheme=self._config.scheme.name,
             stores=await store_statuses(list(self._keeper.held.values()), self._keeper.cluster, self._health),
             index=self._index.status(),
-            packs=packs,
+            packs=background.packs_status(),
             promise=self.promise,
             packs_survive={level.value: count for level, count in background.census.survives.items()},
             events=self._events.last(EVENTS_SHOWN),

@@ -4,9 +4,12 @@ Built in the order in which the node is: observers first, since parts are handed
 then what looks at the parts. What must hold: counting never changes what is counted, nor fails it.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from holdfast.base.clock import Clock
+from holdfast.base.errors import HoldfastError
 from holdfast.base.randomness import Randomness
 from holdfast.chores.canary import Canary
 from holdfast.health import StoreHealth
@@ -21,6 +24,8 @@ from holdfast.node.ledger_keeping import LedgerKeeper
 from holdfast.packs.model import PackStorage
 from holdfast.stores.measured import MeasuredStore
 from holdfast.stores.port import Store
+
+TIDY_EVERY_S = 60.0
 
 
 class IndexAccount:
@@ -56,6 +61,7 @@ class Watching:
         self._clock = clock
         self._index: Index | None = None
         self._canary: Canary | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._observer = HealthObserver(health, clock)
         self.stores = StoreAccounts(self._observer, clock)
         self.index = IndexAccount()
@@ -74,9 +80,18 @@ class Watching:
         """The node takes requests from now on. Without `may_delete`, what a canary leaves would not be
         collected, so none is sent."""
         self._index = index
-        if self._config.canary and may_delete:
+        if may_delete:
             self._canary = Canary(index, packs, self._clock, randomness, self._config.scheme)
+            self._tidying = asyncio.create_task(self._keep_tidy(self._canary))
         await self.keeping.serve()
+
+    async def _keep_tidy(self, canary: Canary) -> None:
+        """See to it that what a canary left, which was cut short, is let go, also when no other follows."""
+        while True:
+            if not canary.tidied:
+                with contextlib.suppress(HoldfastError):  # tried again; the index's state tells why
+                    await canary.tidy()
+            await self._clock.sleep(TIDY_EVERY_S)
 
     def draining(self) -> None:
         """The node takes no more requests."""
@@ -84,13 +99,16 @@ class Watching:
 
     async def close(self) -> None:
         """Keep what is left."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
         await self.keeping.close()
 
     def _serving(self) -> bool:
         return self._index is not None and self._index.status().state is IndexState.SERVING
 
     def _sender(self) -> Callable[[], Awaitable[float]] | None:
-        return self._canary.send if self._canary is not None else None
+        return self._canary.send if self._canary is not None and self._config.canary else None
 
     def _sights(self) -> dict[str, StoreSight]:
         return {slot: self._sight(held) for slot, held in self._keeper.held.items()}
