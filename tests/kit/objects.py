@@ -99,7 +99,7 @@ class Desk:
         self.packs = packs or MemoryPacks(self.index, randomness)
         settings = ObjectsSettings(
             default_scheme=scheme,
-            stores=STORES,
+            stores=lambda: STORES,
             limits=limits or ObjectsLimits(hashing_threads=0),
             patience=patience or ObjectsPatience(),
         )

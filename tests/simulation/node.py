@@ -103,7 +103,7 @@ class SimulatedNode:
             randomness,
             ObjectsSettings(
                 default_scheme=settings.scheme,
-                stores=settings.stores,
+                stores=lambda: settings.stores,
                 limits=ObjectsLimits(
                     hashing_threads=0,
                     part_bytes_min=settings.part_bytes_min,

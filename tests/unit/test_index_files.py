@@ -379,6 +379,36 @@ async def test_a_member_is_moved_to_another_disk(tmp_path: Path) -> None:
         await holds(index, rows)
 
 
+async def test_five_members_become_three_and_go_on_without_the_two(tmp_path: Path) -> None:
+    async with opened(tmp_path, members=5) as index:
+        rows = await fill(index, b"row", 100)
+        for gone in ("disk1", "disk4"):
+            await index.drop_member(gone)
+            await index.drop_member(gone)  # asked again
+            await index.remove_copy(gone)
+            shutil.rmtree(disk(tmp_path, int(gone[-1])))
+        assert set(index.members) == {"disk0", "disk2", "disk3"}
+        rows |= await fill(index, b"more", 20)
+        shutil.rmtree(disk(tmp_path, 0))
+        rows |= await fill(index, b"and more", 20)
+        await holds(index, rows)
+    async with opened(tmp_path, members=5) as index:
+        assert set(index.members) == {"disk0", "disk2", "disk3"}
+        await holds(index, rows)
+
+
+async def test_a_member_is_not_dropped_when_the_others_are_too_few(tmp_path: Path) -> None:
+    async with opened(tmp_path) as index:
+        rows = await fill(index, b"row", 20)
+        shutil.rmtree(disk(tmp_path, 1))
+        await until(lambda: members(index)["disk1"] != "current", index)
+        with pytest.raises(InvalidInput, match="Without 'disk0' the index has 1 of 2"):
+            await index.drop_member("disk0")
+        with pytest.raises(InvalidInput, match="Without 'disk0' the index has 1 of 3"):
+            index.reopen_member("disk0")
+        await holds(index, rows)
+
+
 async def test_a_copy_that_has_lost_a_row_gives_no_checkpoint(tmp_path: Path) -> None:
     rows, found = await filled_copies(tmp_path)
     async with opened(tmp_path, options=PATIENT) as index:

@@ -38,7 +38,7 @@ async def ready() -> tuple[Rig, Objects]:
         SeededRandomness(5),
         ObjectsSettings(
             default_scheme="rs-4-2",
-            stores=6,
+            stores=lambda: 6,
             limits=ObjectsLimits(hashing_threads=0, part_bytes_min=1, inline_bytes_max=64),
         ),
     )

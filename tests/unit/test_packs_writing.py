@@ -1,16 +1,21 @@
 """A write that ends early leaves nothing behind, however it ends."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from holdfast.base.errors import Unavailable
+from holdfast.base.ids import StoreId
+from holdfast.base.randomness import SeededRandomness
 from holdfast.chores.collect import Sweep
 from holdfast.index.memory import Fault, Mishap
 from holdfast.packs.disposal import Disposal
 from holdfast.packs.model import debt_row
 from holdfast.packs.quorum import PATIENCE_S
-from holdfast.packs.writing import LATE_BYTES_MAX, PUT_TIMEOUT_S
+from holdfast.packs.storage import Packs
+from holdfast.packs.writing import LATE_BYTES_MAX, PUT_TIMEOUT_S, most_room_first
+from holdfast.topology import Location, Topology
 from tests.kit.rig import Rig, build_rig
 from tests.unit.test_packs_storage import RS, piece, write
 
@@ -98,3 +103,31 @@ async def test_an_outcome_that_is_unknown_is_settled_though_the_index_is_away_me
     rig.index.faults += [Fault(Mishap.APPLIED), Fault(Mishap.UNAVAILABLE)]
     appended = await rig.packs.append(RS, piece("k", BODY))
     assert bytes(await rig.packs.read_small(appended.extent)) == BODY
+
+
+def test_who_has_more_room_is_written_to_more_often() -> None:
+    stores = [StoreId(name) for name in "abc"]
+    rooms = {stores[0]: 100, stores[1]: 100, stores[2]: 400}
+    randomness = SeededRandomness(3)
+    first = Counter(most_room_first(stores, rooms, randomness)[0] for _ in range(3000))
+    assert 0.62 < first[stores[2]] / 3000 < 0.71  # 400 of 600
+    assert sorted(most_room_first(stores, rooms, randomness)) == stores
+
+
+async def test_a_store_that_takes_nothing_new_is_not_written_to() -> None:
+    rig = build_rig(7)
+    packs = Packs(
+        rig.attached,
+        lambda: Topology(Location(store, device=store) for store in rig.stores),
+        rig.index,
+        rig.health,
+        rig.clock,
+        rig.randomness,
+        lambda pack, shard, what: None,
+        room=lambda store: 0 if store == rig.stores[2] else 1,
+    )
+    for _ in range(20):
+        landed = await packs.writer.write(RS, [b"x" * 100_000], b"m", 100_000)
+        assert rig.stores[2] not in [place.store for place in landed.row.places]
+        assert landed.debt is None
+    await packs.close()

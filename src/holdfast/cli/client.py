@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Busy, InvalidInput, Unavailable
+from holdfast.base.errors import Busy, HoldfastError, InvalidInput, Unavailable
 from holdfast.node.config import Config
 from holdfast.node.credentials import Credentials, find
 from holdfast.node.runtime import read_runtime
+from holdfast.node.stores import error_of
 
 TIMEOUT_S = 30.0
 _START = "Start it with `holdfast serve`"
@@ -43,11 +44,11 @@ class NodeClient:
         self._region = runtime.region
         self._clock = clock
 
-    def ask(self, path: str, query: str = "", *, method: str = "GET") -> bytes:
+    def ask(self, path: str, query: str = "", *, method: str = "GET", timeout_s: float = TIMEOUT_S) -> bytes:
         """The answer to one request. Raises Unavailable, Busy, InvalidInput."""
         address = urlsplit(self.endpoint)
         assert address.hostname is not None
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=timeout_s)
         with closing(connection):
             try:
                 target = f"{path}?{query}" if query else path
@@ -55,7 +56,7 @@ class NodeClient:
                 answer = connection.getresponse()
                 body = answer.read()
             except TimeoutError:
-                raise Busy(f"The node at {self.endpoint} did not answer in {TIMEOUT_S:g} s.") from None
+                raise Busy(f"The node at {self.endpoint} did not answer in {timeout_s:g} s.") from None
             except (OSError, http.client.HTTPException) as error:
                 raise Unavailable(
                     f"The node at {self.endpoint} does not answer ({str(error) or type(error).__name__}).",
@@ -91,7 +92,9 @@ class NodeClient:
         }
 
 
-def _refused(status: int, body: bytes) -> InvalidInput | Unavailable:
+def _refused(status: int, body: bytes) -> HoldfastError:
+    if (told := error_of(body)) is not None:
+        return told
     if status in (401, 403):
         return InvalidInput(
             "The node does not know these credentials.",

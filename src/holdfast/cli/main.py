@@ -16,9 +16,10 @@ from holdfast import __version__
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.randomness import SystemRandomness
+from holdfast.cli import store
 from holdfast.cli.exits import Exit, as_ours, sentence
-from holdfast.node.config import Config, Given, StorePlace, make_config
-from holdfast.node.config_file import load_config_file
+from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
+from holdfast.node.config import Given, StorePlace
 
 app = typer.Typer(
     name="holdfast",
@@ -29,15 +30,8 @@ app = typer.Typer(
 )
 
 _USAGE_ERROR = 2
-_CONFIG_DEFAULT = Path("holdfast.toml")
 
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder for the node's own things (default ./holdfast-data).")
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file (default ./holdfast.toml, if it exists).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+app.add_typer(store.app, name="store")
 
 
 @app.command()
@@ -66,7 +60,7 @@ def serve(
         host=host,
         port=port,
     )
-    serve_until_stopped(_config(config, given), os.environ, SystemClock(), SystemRandomness())
+    serve_until_stopped(read_config(config, given), os.environ, SystemClock(), SystemRandomness())
 
 
 @app.command()
@@ -79,7 +73,7 @@ def status(
     """Show how the running node, its stores and its packs are."""
     from holdfast.cli.asking import show_status
 
-    show_status(_config(config, Given(data=data)), SystemClock(), as_json=json, watch=watch)
+    show_status(read_config(config, Given(data=data)), SystemClock(), as_json=json, watch=watch)
 
 
 @app.command()
@@ -87,7 +81,7 @@ def verify(data: DataOption = None, config: ConfigOption = None, json: JsonOptio
     """Read every shard of every pack and say what is whole, degraded or lost."""
     from holdfast.cli.asking import show_verification
 
-    raise typer.Exit(show_verification(_config(config, Given(data=data)), SystemClock(), as_json=json))
+    raise typer.Exit(show_verification(read_config(config, Given(data=data)), SystemClock(), as_json=json))
 
 
 @app.command()
@@ -111,7 +105,7 @@ def uptime(
     from holdfast.cli.uptime import show_uptime
 
     show_uptime(
-        _config(config, Given(data=data)),
+        read_config(config, Given(data=data)),
         SystemClock(),
         bucket=bucket,
         operation=operation,
@@ -148,21 +142,13 @@ def recover(
     stores = tuple(StorePlace(path=path) for path in store) if store else None
     given = Given(data=data, stores=stores, scheme="raid0" if store and len(store) == 1 else None)
     wanted = Wanted(dry_run=dry_run, force=force, incarnation=incarnation)
-    recover_and_show(_config(config, given), wanted, os.environ, as_json=json)
+    recover_and_show(read_config(config, given), wanted, os.environ, as_json=json)
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"holdfast {__version__}")
-
-
-def _config(path: Path | None, given: Given) -> Config:
-    here = Path.cwd()
-    if path is None and (here / _CONFIG_DEFAULT).is_file():
-        path = _CONFIG_DEFAULT
-    sources = [given] if path is None else [load_config_file(path), given]
-    return make_config(sources, here)
 
 
 def main() -> None:

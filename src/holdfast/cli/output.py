@@ -94,9 +94,9 @@ def status_view(status: Status) -> RenderableType:
     head = Table.grid(padding=(0, 1))
     head.add_column(justify="right")
     head.add_column()
-    uptime = _duration(status.uptime_s)
+    uptime = duration(status.uptime_s)
     head.add_row("node:", f"{status.endpoint}, Holdfast {status.version}, process {status.pid}, up {uptime}")
-    head.add_row("state:", _styled(status.state.value))
+    head.add_row("state:", styled(status.state.value))
     for number, line in enumerate(status.sentences):
         head.add_row("status:" if number == 0 else "", line)
     for number, line in enumerate(status.actions):
@@ -129,7 +129,7 @@ def _recovery(recovery: RecoveryStatus) -> str:
     journal = f"journal at revision {recovery.journal_revision}, {behind}"
     if recovery.snapshot_revision is None or recovery.snapshot_age_s is None:
         return f"{journal}; no snapshot needed yet"
-    age = _duration(recovery.snapshot_age_s)
+    age = duration(recovery.snapshot_age_s)
     return f"{journal}; snapshot of revision {recovery.snapshot_revision}, {age} old"
 
 
@@ -147,8 +147,8 @@ def summary_sentence(summary: Summary) -> str:
     rate = summary.bytes_read / summary.seconds if summary.seconds > 0 else 0.0
     return (
         f"{summary.packs} packs: {summary.whole} whole, {summary.degraded} degraded, {summary.lost} lost. "
-        f"{summary.shards} shards, {_size(summary.bytes_read)} read in {_duration(summary.seconds)} "
-        f"({_size(int(rate))}/s)."
+        f"{summary.shards} shards, {size(summary.bytes_read)} read in {duration(summary.seconds)} "
+        f"({size(int(rate))}/s)."
     )
 
 
@@ -159,9 +159,9 @@ def _stores(stores: Sequence[StoreStatus]) -> Table:
     for store in stores:
         table.add_row(
             store.slot,
-            _styled(store.state),
-            _size(store.bytes_free),
-            _size(store.bytes_total),
+            styled(store.state),
+            size(store.bytes_free),
+            size(store.bytes_total),
             str(store.read_errors),
             str(store.write_errors),
             str(store.wrong_blocks),
@@ -189,7 +189,7 @@ def _packs(status: Status) -> str:
     packs = status.packs
     counted = f", counted {packs.counted_s_ago:.0f} s ago" if packs.counted_s_ago >= 1 else ""
     return (
-        f"{packs.packs} packs, {_size(packs.bytes_stored)}; {packs.degraded} degraded, "
+        f"{packs.packs} packs, {size(packs.bytes_stored)}; {packs.degraded} degraded, "
         f"{packs.unreadable} unreadable, {packs.debts} owed a rewrite, "
         f"{packs.shards_missing} shards missing{counted}; since the start {packs.repaired} repaired "
         f"({packs.repairs_waiting} waiting), {packs.debts_paid} debts paid"
@@ -199,8 +199,8 @@ def _packs(status: Status) -> str:
 def _space(status: Status) -> str:
     packs = status.packs
     return (
-        f"{_size(packs.bytes_dead)} deleted and not given back yet, {packs.mergeable} packs small or "
-        f"mostly dead; since the start {_size(packs.bytes_reclaimed)} given back"
+        f"{size(packs.bytes_dead)} deleted and not given back yet, {packs.mergeable} packs small or "
+        f"mostly dead; since the start {size(packs.bytes_reclaimed)} given back"
     )
 
 
@@ -214,21 +214,24 @@ def _losses(status: Status) -> list[str]:
     ]
 
 
-def _styled(word: str) -> Text:
+def styled(word: str) -> Text:
+    """A state in its colour."""
     return Text(word, style=_STYLES.get(word, "red"))
 
 
-def _size(size: int | None) -> str:
-    if size is None:
+def size(count: int | None) -> str:
+    """Bytes for a person."""
+    if count is None:
         return "-"
-    value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
     while value >= 1024 and len(units) > 1:
         value /= 1024
         units.pop(0)
     return f"{value:.0f} {units[0]}" if value >= 100 or units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for a person."""
     whole = int(seconds)
     days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
     if days:

@@ -119,6 +119,10 @@ class StoreHealth:
         record.heard_at = now
         self._step(store, record, Evidence.ATTACHED, now, "keeper", {})
 
+    def forget(self, store: StoreId) -> None:
+        """It is no longer part of the house."""
+        self._records.pop(store, None)
+
     def state(self, store: StoreId) -> StoreState:
         """Where a store stands; one that is not known is down."""
         record = self._records.get(store)

@@ -20,7 +20,9 @@ from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import Compact
+from holdfast.chores.drain import Drain
 from holdfast.chores.giving_way import GivingWay
+from holdfast.chores.rebalance import Rebalance
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.runner import ChoreRunner
@@ -28,6 +30,7 @@ from holdfast.chores.strays import FindStrays
 from holdfast.chores.throttle import Throttle
 from holdfast.health import StoreHealth
 from holdfast.node.census import Census, Count
+from holdfast.node.filling import fills_of, leaving_of
 from holdfast.node.keeper import Keeper
 from holdfast.node.status import PacksStatus
 from holdfast.objects.service import Objects
@@ -83,12 +86,16 @@ class Background:
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
         self._compact: Compact | None = None
         self._collect: Collect | None = None
-        self.named = NamedPacks(stores, topology, health, clock, randomness, lambda: scheme)
+        self.named = NamedPacks(stores, topology, health, clock, randomness, lambda: scheme, room=keeper.room)
         self.keeping = Keeping(index, self.named, self._writable, clock, randomness, tell)
+        self.drain = Drain(index, rewriter, lambda: leaving_of(keeper), clock)
+        self.rebalance = Rebalance(
+            index, rewriter, lambda: fills_of(keeper, self.census), topology, self._is_urgent, clock
+        )
         self.runner = self._make_runner([])
 
-    def start(self, objects: Objects) -> None:
-        """Begin."""
+    def start(self, objects: Objects, *more: Chore) -> None:
+        """Begin, with chores that others have built."""
         index, packs = self._index, self._packs
         chores: list[Chore] = [
             self.repair,
@@ -98,6 +105,9 @@ class Background:
             Cleanup(objects.finish_cleanups),
             self.census,
             *self.keeping.chores,
+            self.drain,
+            self.rebalance,
+            *more,
         ]
         if self._may_delete:
             strays = FindStrays(self._keeper.attached, index, self._clock)
@@ -175,5 +185,12 @@ class Background:
     def _is_up(self, store: StoreId) -> bool:
         return self._health.readable(store) or self._health.writable(store)
 
+    def _is_urgent(self) -> bool:
+        """Whether something goes on that is worth more than stores that are equally full."""
+        return self.repair.waiting > 0 or bool(leaving_of(self._keeper))
+
     def _writable(self) -> frozenset[StoreId]:
-        return frozenset(store for store in self._keeper.attached if self._health.writable(store))
+        keeper = self._keeper
+        return frozenset(
+            store for store in keeper.attached if self._health.writable(store) and keeper.room(store)
+        )

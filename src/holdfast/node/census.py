@@ -6,6 +6,7 @@ shard counts as there only while its store is attached and not known to be down;
 right is for `verify` to say.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from holdfast.base.clock import Clock
@@ -40,6 +41,9 @@ class Count:
         self.survives: dict[Level, int] = {}
         self.redundancy_least: int | None = None
         """The least m among packs that have redundancy at all."""
+        self.bytes_at: Counter[StoreId] = Counter()
+        self.shards_at: Counter[StoreId] = Counter()
+        self.began_at = 0.0
 
     def add(self, row: PackRow, there: frozenset[StoreId]) -> None:
         """Count one pack, given the stores that are there."""
@@ -56,6 +60,9 @@ class Count:
         self.unreadable += left < 0
         if self.losses_survivable is None or left < self.losses_survivable:
             self.losses_survivable = max(0, left)
+        for place in row.places:
+            self.bytes_at[place.store] += layout.shard_bytes
+            self.shards_at[place.store] += 1
         key = (frozenset(homes), layout.real_data_shards)
         found = self._survives.get(key)
         if found is None:
@@ -90,13 +97,18 @@ class Census:
         self._count: Count | None = None
         self._next = _PACKS
         self._done = Count(topology())
-        self._done_at = clock.monotonic()
+        self._done_at = self._done.began_at = clock.monotonic()
         self.on_counted: Callable[[Count], None] = _nobody_asks
 
     @property
     def survives(self) -> dict[Level, int]:
         """How many domains of each level every pack can lose; empty without packs."""
         return self._done.survives
+
+    @property
+    def last(self) -> Count:
+        """The last full count."""
+        return self._done
 
     def status(self) -> PacksStatus:
         """The last full count."""
@@ -117,6 +129,7 @@ class Census:
         count = self._count
         if count is None:
             count = self._count = Count(self._topology())
+            count.began_at = self._clock.monotonic()
             self._next = _PACKS
         there = frozenset(store for store in self._stores if self._is_up(store))
         page = await self._index.scan(self._next, prefix_end(_PACKS), limit=PAGE)

@@ -10,6 +10,7 @@ names a new store before that store exists, so that a crash in between is mended
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 
 import msgspec
@@ -24,31 +25,84 @@ from holdfast.stores.identity import Identity, Noted
 
 FILE_NAME = "cluster.json"
 FORMAT = 1
+REMOVED, REPLACED = "removed", "replaced"
+
+
+class Draining(Enum):
+    """Whether a slot is being emptied. FORCED may give packs a smaller scheme where there are too few other
+    stores for the one they have."""
+
+    NO = ""
+    YES = "yes"
+    FORCED = "forced"
+
+
+class Labels(Struct, frozen=True):
+    """Where a store is, for one that no configuration names."""
+
+    region: str = "local"
+    zone: str = "local"
+    host: str = "local"
 
 
 class Slot(Struct, frozen=True):
     """A store's place. `store` is None until one has moved in; `noted` is the index revision that it
-    was last known to have seen, `device` the disk it was last found on."""
+    was last known to have seen, `device` the disk it was last found on.
+
+    The rest is what commands said while the node ran. `added`: the configuration need not name it.
+    `instead_of`: the path that the configuration may still name, of the directory that this one replaced.
+    `known_as`: the slot in the identity of a store that was replaced and is being emptied.
+    `stands_in_for`: the store in whose place it started, when it was a spare."""
 
     path: str
     store: StoreId | None = None
     noted: Noted | None = None
     device: str = ""
+    added: Labels | None = None
+    draining: Draining = Draining.NO
+    instead_of: str = ""
+    known_as: str = ""
+    stands_in_for: str = ""
+
+
+class Retired(Struct, frozen=True):
+    """A store that was taken out of service by command, and is not taken back. `how` is `removed` or
+    `replaced`, `wall` when (seconds since 1970 UTC)."""
+
+    slot: str
+    path: str
+    store: StoreId | None
+    how: str
+    wall: float
 
 
 class Cluster(Struct, frozen=True):
     """All slots by name. `cluster` is random: it tells installations apart. `index` are the members that
-    the index was begun with (it knows itself what became of them), `incarnation` says which one it is."""
+    the index was begun with (it knows itself what became of them), `incarnation` says which one it is,
+    `retired` are the stores that were removed or replaced by command."""
 
     cluster: str
     slots: dict[str, Slot]
     format: int = FORMAT
     index: tuple[str, ...] = ()
     incarnation: str = ""
+    retired: tuple[Retired, ...] = ()
 
     def with_slot(self, name: str, slot: Slot) -> "Cluster":
         """The same with another line for the slot called `name`."""
         return replace(self, slots={**self.slots, name: slot})
+
+    def without_slot(self, name: str) -> "Cluster":
+        """The same without the slot called `name`."""
+        return replace(self, slots={other: slot for other, slot in self.slots.items() if other != name})
+
+    def with_retired(self, retired: Retired) -> "Cluster":
+        """The same with one more store that is not taken back."""
+        return replace(self, retired=(*self.retired, retired))
+
+    def retired_store(self, store: StoreId) -> Retired | None:
+        """What is known of a store that was taken out of service; None for others."""
+        return next((retired for retired in self.retired if retired.store == store), None)
 
 
 def new_cluster(randomness: Randomness) -> Cluster:

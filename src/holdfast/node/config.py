@@ -33,13 +33,14 @@ _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB"
 
 class StorePlace(Struct, frozen=True):
     """One store as configured. An empty `slot` is given one by the node: the one the directory was
-    known under before, or the next free `diskN`."""
+    known under before, or the next free `diskN`. A `spare` takes nothing until a store is away for long."""
 
     path: Path
     slot: str = ""
     region: str = "local"
     zone: str = "local"
     host: str = "local"
+    spare: bool = False
 
 
 class Limits(Struct, frozen=True):

@@ -25,6 +25,7 @@
     region = "eu"
     zone = "a"
     host = "one"
+    spare = false                       true: takes nothing until a store is away for long
 
 Relative paths are relative to the file. What must always hold: a key that is not known is an error,
 never ignored, because a misspelt limit is a limit that is not there.
@@ -82,7 +83,7 @@ _TOP = (
 _LIMITS = ("memory", "requests", "reserve")
 _METRICS = ("open",)
 _LEDGER = ("canary",)
-_STORE = ("path", "slot", "region", "zone", "host")
+_STORE = ("path", "slot", "region", "zone", "host", "spare")
 _STORES_ANY = K_MAX + M_MAX
 """As many as the widest scheme needs."""
 
@@ -188,6 +189,7 @@ def _stores(raw: object, here: Path) -> tuple[StorePlace, ...]:
             region=table.read("region", read_label, "local"),
             zone=table.read("zone", read_label, "local"),
             host=table.read("host", read_label, "local"),
+            spare=table.read("spare", _yes_or_no, False),
         )
         for other in stores:
             if other.path == store.path:
@@ -243,6 +245,12 @@ def _paths(value: object) -> tuple[Path, ...]:
     paths = tuple(read_path(item) for item in value)
     check_index_dirs(paths)
     return paths
+
+
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{value!r} is not yes or no:", hint="write true or false.")
+    return value
 
 
 def _memory(value: object) -> int:

@@ -102,6 +102,10 @@ class StoreCopy(DirectoryCopy):
         super().__init__(held.place.slot, held.place.path / FOLDER_NAME)
         self._held = held
 
+    @property
+    def place(self) -> str:
+        return str(self._held.place.path / FOLDER_NAME)
+
     def files(self) -> CopyFiles:
         return _StoreCopyFiles(self._held)
 

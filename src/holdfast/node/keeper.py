@@ -26,6 +26,8 @@ from holdfast.health.monitor import LOOK_S
 from holdfast.health.prober import GRACE_S, PROBE_TIMEOUT_S, Prober, paced
 from holdfast.node.cluster import (
     Cluster,
+    Draining,
+    Retired,
     Slot,
     assign_slots,
     cluster_from,
@@ -35,9 +37,10 @@ from holdfast.node.cluster import (
 )
 from holdfast.node.config import Config, StorePlace
 from holdfast.node.descriptors import files_allowed, kept_open
+from holdfast.node.placing import place_stores
 from holdfast.stores.directory import Attached, DirectoryOptions, DirectoryStore, attach, inspect
 from holdfast.stores.identity import Expected, Identity, Judgement, Noted, index_went_back, judge
-from holdfast.stores.port import Attachment, Store, StoreFailed
+from holdfast.stores.port import Attachment, Store, StoreFailed, Usage
 from holdfast.topology import Location, Topology
 
 ATTACH_TIMEOUT_S = 10.0
@@ -61,6 +64,7 @@ class Held(Struct):
     device: str = ""
     since: float = 0.0
     looked: float = 0.0
+    usage: Usage | None = None
 
 
 class Keeper:
@@ -88,6 +92,8 @@ class Keeper:
         self._prober: Prober | None = None
         self._errands: dict[str, asyncio.Task[None]] = {}
         self._rounds = 0
+        self.changing = asyncio.Lock()
+        self.remarks: tuple[str, ...] = ()
         self.on_attached: Callable[[StoreId], None] = _nobody_asks
         self.cluster = Cluster("", {})
         self.held: dict[str, Held] = {}
@@ -104,10 +110,11 @@ class Keeper:
         Raises Fenced (in use by another process, or a new slot with somebody else's data), InvalidInput,
         and OSError where folders cannot be made.
         """
-        data, places = self._config.data, self._config.stores
-        seen = await self._look_at_all(places)
+        data = self._config.data
         known = read_cluster(data)
-        cluster = known or cluster_from(seen) or new_cluster(self._randomness)
+        places, known_now, self.remarks = place_stores(self._config.stores, known or Cluster("", {}))
+        seen = await self._look_at_all(places)
+        cluster = known_now if known else cluster_from(seen) or new_cluster(self._randomness)
         places = assign_slots(places, cluster, seen)
         self.cluster = cluster
         for place in places:
@@ -118,7 +125,7 @@ class Keeper:
         for place in places:
             self.held[place.slot] = Held(place, device=self.cluster.slots[place.slot].device)
         await asyncio.gather(*[self._attach_first(held, cluster) for held in self.held.values()])
-        self._remap()
+        self.remap()
 
     async def _look_at_all(self, places: Iterable[StorePlace]) -> dict[Path, Identity]:
         """Who the stores say they are, as far as they can be read."""
@@ -137,7 +144,7 @@ class Keeper:
         """At start, what was never part of this cluster has to be in order; what was may be away."""
         is_new = held.place.slot not in known.slots
         try:
-            await self._attach(held)
+            await self.attach(held)
         except (Fenced, InvalidInput) as error:
             if is_new or isinstance(error, Fenced):
                 raise
@@ -152,7 +159,7 @@ class Keeper:
                 hint="Name an empty directory.",
             )
 
-    async def _attach(self, held: Held) -> None:
+    async def attach(self, held: Held) -> None:
         """Look at a slot's directory and attach it if it is, or may become, the slot's store."""
         place = held.place
         expected = self._expected(place.slot)
@@ -163,13 +170,17 @@ class Keeper:
             write_cluster(self._config.data, self.cluster)
             found = await self._judge(place.path, self._expected(place.slot), initialise=True)
         if found.store is None:
-            self._set_away(held, found.judgement.attachment, found.judgement.reason)
+            retired = self.cluster.retired_store(found.identity.store) if found.identity else None
+            if retired is not None:
+                self._set_away(held, Attachment.STALE, retired_sentence(retired))
+            else:
+                self._set_away(held, found.judgement.attachment, found.judgement.reason)
             return
         await self._take(held, found.store, found.judgement)
 
     async def _take(self, held: Held, opened: DirectoryStore, judgement: Judgement) -> None:
         if held.opened is not None:
-            await self._let_go(held)
+            await self.let_go(held)
         slot = held.place.slot
         before = self.cluster.slots[slot]
         if (opened.id, opened.device, str(held.place.path)) != (before.store, before.device, before.path):
@@ -200,7 +211,7 @@ class Keeper:
         held.store = self._decorate(held.place.slot, held.opened)
         self._health.add(held.opened.id, self._clock.monotonic())
         self.attached[held.opened.id] = held.store
-        self._remap()
+        self.remap()
 
     async def watch(self) -> None:
         """Look after the stores until cancelled."""
@@ -235,11 +246,17 @@ class Keeper:
         self._tell_health()
 
     def _send(self, held: Held, errand: Callable[[Held], Coroutine[None, None, None]]) -> None:
-        """Do something at a slot, unless something is being done there."""
+        """Do something at a slot, unless something is being done there, or stores are being changed."""
         slot = held.place.slot
-        if slot not in self._errands:
+        if slot not in self._errands and not self.changing.locked():
             task = self._errands[slot] = asyncio.create_task(errand(held))
             task.add_done_callback(lambda done: self._returned(slot, done))
+
+    async def quiet(self, slot: str) -> None:
+        """Until nothing is being done at a slot; while `changing` is held, nothing else begins."""
+        assert self.changing.locked()
+        if (errand := self._errands.get(slot)) is not None:
+            await asyncio.wait([errand])
 
     def _returned(self, slot: str, task: asyncio.Task[None]) -> None:
         del self._errands[slot]
@@ -261,7 +278,7 @@ class Keeper:
         if held.opened is None or held.id is None or not self._health.readable(held.id):
             return
         try:
-            await held.opened.usage(timeout_s=PROBE_TIMEOUT_S)
+            held.usage = await held.opened.usage(timeout_s=PROBE_TIMEOUT_S)
         except StoreFailed:
             await self._look_again(held)
         except HoldfastError:
@@ -288,7 +305,7 @@ class Keeper:
 
     async def _try_to_attach(self, held: Held) -> None:
         try:
-            await self._attach(held)
+            await self.attach(held)
         except Fenced:
             if held.attachment is not Attachment.SWAPPED:
                 self._set_away(held, Attachment.MISSING, "It is in use by another process.")
@@ -324,9 +341,10 @@ class Keeper:
             self.attached.pop(opened.id, None)
         if self._health is not None and held.id is not None and opened is not None:
             self._health.vanished(held.id, held.since, reason)
-        self._remap()
+        self.remap()
 
-    async def _let_go(self, held: Held) -> None:
+    async def let_go(self, held: Held) -> None:
+        """Close the store of a slot."""
         opened, store = held.opened, held.store
         assert opened is not None
         self.attached.pop(opened.id, None)
@@ -339,15 +357,45 @@ class Keeper:
         except HoldfastError as error:
             self._on_event(f"closing a store that is gone: {error}")
 
+    def write(self, cluster: Cluster) -> None:
+        """Change what is on record; durable when it returns."""
+        self.cluster = cluster
+        write_cluster(self._config.data, cluster)
+
+    def forget(self, store: StoreId | None) -> None:
+        """A store is no longer part of the house."""
+        if self._health is not None and store is not None:
+            self._health.forget(store)
+
+    def takes_new(self, slot: str) -> bool:
+        """Whether new shards go to a slot, while its store is well: not when it is emptied, or a spare."""
+        line = self.cluster.slots[slot]
+        return line.draining is Draining.NO and (not self.held[slot].place.spare or line.stands_in_for != "")
+
+    def count(self) -> int:
+        """How many stores take something new when all are well."""
+        return sum(self.takes_new(slot) for slot in self.held)
+
+    def room(self, store: StoreId) -> int:
+        """What a store may be given that is new, in bytes as far as that is known; 0 for one that takes
+        nothing."""
+        for slot, held in self.held.items():
+            if held.id == store:
+                free = held.usage.bytes_free if held.usage is not None else 0
+                return max(1, free) if self.takes_new(slot) else 0
+        return 0
+
     async def note(self, incarnation: str, revision: int) -> None:
         """Have every attached store remember that the index was seen at `revision`, and remember that
         they do: one that comes back knowing less is an old copy."""
-        noted = Noted(incarnation, revision)
+        async with self.changing:
+            await self._note_all(Noted(incarnation, revision))
 
+    async def _note_all(self, noted: Noted) -> None:
         async def tell(held: Held) -> bool:
             assert held.opened is not None
             try:
-                await held.opened.note_revision(incarnation, revision, timeout_s=ATTACH_TIMEOUT_S)
+                await held.opened.note_revision(noted.incarnation, noted.revision, timeout_s=ATTACH_TIMEOUT_S)
             except HoldfastError:
                 return False  # health hears of a failing store by itself
             return True
@@ -369,7 +417,7 @@ class Keeper:
             await self._prober.close()
         for held in self.held.values():
             if held.opened is not None:
-                await self._let_go(held)
+                await self.let_go(held)
 
     def slot_of(self, store: StoreId) -> str:
         """The slot of a store, or its own id when it has none any more."""
@@ -396,7 +444,7 @@ class Keeper:
 
     def _expected(self, slot: str) -> Expected:
         line = self.cluster.slots[slot]
-        return Expected(self.cluster.cluster, slot, line.store, line.noted)
+        return Expected(self.cluster.cluster, line.known_as or slot, line.store, line.noted)
 
     async def _judge(self, path: Path, expected: Expected, *, initialise: bool) -> Attached:
         return await attach(
@@ -412,9 +460,12 @@ class Keeper:
     def _note(
         self, place: StorePlace, store: StoreId | None, noted: Noted | None, *, device: str = ""
     ) -> None:
-        self.cluster = self.cluster.with_slot(place.slot, Slot(str(place.path), store, noted, device))
+        line = self.cluster.slots.get(place.slot) or Slot("")
+        line = replace(line, path=str(place.path), store=store, noted=noted, device=device)
+        self.cluster = self.cluster.with_slot(place.slot, line)
 
-    def _remap(self) -> None:
+    def remap(self) -> None:
+        """Say anew where everybody is, after slots have changed."""
         self._topology = Topology(
             Location(held.id, held.place.region, held.place.zone, held.place.host, held.device)
             for held in self.held.values()
@@ -424,6 +475,14 @@ class Keeper:
 
 def _nobody_asks(store: StoreId) -> None:
     """Until somebody wants to know of stores that come back."""
+
+
+def retired_sentence(retired: Retired) -> str:
+    """What is said of a store that was taken out of service and turns up again."""
+    return (
+        f"It is the store that was {retired.how} from slot {retired.slot!r}: it is not taken back. "
+        "Empty the directory to use it as a new one."
+    )
 
 
 def _make_folder(path: Path, below: Path) -> None:

@@ -29,6 +29,7 @@ from holdfast.node.events import Events
 from holdfast.node.index import OWN_NAME, Members, open_index
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.lineage import check_lineage, check_not_lost
+from holdfast.node.managing import StoreManaging
 from holdfast.node.metrics_report import Metrics
 from holdfast.node.metrics_token import obtain_token
 from holdfast.node.report import make_status, store_statuses
@@ -80,8 +81,8 @@ class Node:
         keeper.start(health, lambda slot, store: watching.measure(self._wrap(slot, store)))
         self._members = Members(config, keeper)
         check_not_lost(keeper, self._members)
-        inner = await open_index(self._members, clock, randomness)
-        self._index = index = WatchedIndex(MeasuredIndex(inner, watching.index, clock))
+        log = await open_index(self._members, clock, randomness)
+        self._index = index = WatchedIndex(MeasuredIndex(log, watching.index, clock))
         stack.push_async_callback(index.close)
         await self._check_index()
         self._build_packs(index, randomness)
@@ -89,6 +90,17 @@ class Node:
         stack.callback(self._objects.close)
         token = None if config.metrics_open else obtain_token(config.data, randomness)
         stack.push_async_callback(self._background.finish)
+        self._managing = StoreManaging(
+            keeper,
+            self._members,
+            log,
+            index,
+            health,
+            self._background,
+            config.scheme,
+            clock,
+            self._events.tell,
+        )
         self._server = S3Server(
             self._objects,
             {self.credentials.access_key_id: self.credentials.secret_access_key},
@@ -120,7 +132,7 @@ class Node:
         stack.push_async_callback(self._server.stop, DRAIN_S)
         stack.callback(watching.draining)
         stack.push_async_callback(self._verifications.close)
-        self._background.start(self._objects)
+        self._background.start(self._objects, self._managing.housekeeping)
         stack.push_async_callback(self._background.close)
         self._watch(stack, keeper.watch())
         self._watch(stack, self._keep_noting())
@@ -149,7 +161,14 @@ class Node:
         keeper, health, clock = self._keeper, self._health, self._clock
         codec.prepare(self._config.scheme)
         self._packs = packs = Packs(
-            keeper.attached, keeper.topology, index, health, clock, randomness, on_damage=self._damaged
+            keeper.attached,
+            keeper.topology,
+            index,
+            health,
+            clock,
+            randomness,
+            on_damage=self._damaged,
+            room=keeper.room,
         )
         self._objects = Objects(index, packs, clock, randomness, self._objects_settings())
         self._background = background = Background(
@@ -179,14 +198,14 @@ class Node:
         config = self._config
         return ObjectsSettings(
             default_scheme=config.scheme.name,
-            stores=len(config.stores),
+            stores=self._keeper.count,
             check_scheme=self._check_scheme,
             region=config.region,
             limits=ObjectsLimits(inflight_bytes=config.limits.memory_bytes),
         )
 
     def _check_scheme(self, scheme: Scheme) -> None:
-        stores = len(self._config.stores)
+        stores = self._keeper.count()
         if scheme.n > stores:
             raise InvalidInput(
                 f"Scheme {scheme.name} needs {scheme.n} stores, there are {stores}.",
@@ -230,7 +249,8 @@ class Node:
     def remarks(self) -> list[str]:
         """What a person should know at the start, beyond the promise."""
         away = [held for held in self._keeper.held.values() if held.opened is None]
-        remarks = [f"store {held.place.slot} is {held.attachment.value}: {held.reason}" for held in away]
+        remarks = list(self._keeper.remarks)
+        remarks += [f"store {held.place.slot} is {held.attachment.value}: {held.reason}" for held in away]
         if self._ahead:
             remarks.append(f"the index is older than what {', '.join(self._ahead)} have seen.")
         if OWN_NAME in self._members.first:
@@ -264,6 +284,7 @@ class Node:
             "/-/status": Route(self._answer_status, signed=True),
             "/-/metrics": Route(lambda request: self._metrics.answer(request), signed=False),
             "/-/verify": Route(self._verifications.answer, signed=True, methods=frozenset({"GET", "POST"})),
+            **self._managing.routes(),
         }
 
     async def _answer_live(self, request: AdminRequest) -> AdminAnswer:

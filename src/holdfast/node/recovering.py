@@ -31,6 +31,7 @@ from holdfast.node.cluster import Cluster, Slot, assign_slots, cluster_from, rea
 from holdfast.node.config import Config, StorePlace
 from holdfast.node.index import Members
 from holdfast.node.keeper import Held
+from holdfast.node.placing import place_stores
 from holdfast.node.runtime import DataLock
 from holdfast.packs.named import find_names
 from holdfast.recovery.applying import Applied, Applier, Told, candidates, read_young
@@ -146,7 +147,8 @@ class _Run:
     # Who is there
 
     async def _find_stores(self, stack: AsyncExitStack) -> None:
-        places = self._config.stores
+        known = read_cluster(self._config.data) or Cluster("", {})
+        places = place_stores(self._config.stores, known).places
         seen: dict[Path, Identity] = {}
         trouble: dict[Path, str] = {}
         for place in places:
@@ -192,7 +194,7 @@ class _Run:
             return
         expected = Expected(
             self.cluster.cluster,
-            place.slot,
+            (line.known_as if line else "") or place.slot,
             line.store if line else None,
             line.noted if line else None,
         )
@@ -339,7 +341,14 @@ class _Run:
 
         async def tell(held: Held) -> None:
             assert held.opened is not None
-            slot = Slot(str(held.place.path), held.opened.id, None, held.device)
+            line = self.cluster.slots.get(held.place.slot) or Slot("")
+            slot = replace(
+                line,
+                path=str(held.place.path),
+                store=held.opened.id,
+                noted=None,
+                device=held.device,
+            )
             try:
                 await held.opened.note_revision(incarnation, self._revision, timeout_s=ATTACH_TIMEOUT_S)
                 slot = replace(slot, noted=noted)

@@ -35,7 +35,7 @@ class Buckets:
         context = self._context
         keys.check_bucket_name(name)
         settings = context.settings
-        resolved = parse_scheme(settings.default_scheme if scheme is None else scheme, settings.stores)
+        resolved = parse_scheme(settings.default_scheme if scheme is None else scheme, settings.stores())
         settings.check_scheme(resolved)
         nonce = context.randomness.token(_NONCE_BYTES).hex()
         row = BucketRow(rows.FORMAT, context.now_ms(), resolved, settings.region, nonce)

@@ -56,7 +56,7 @@ class ObjectsSettings(Struct, frozen=True, kw_only=True):
     """
 
     default_scheme: str
-    stores: int
+    stores: Callable[[], int]
     check_scheme: Callable[[Scheme], None] = any_scheme
     region: str = "us-east-1"
     limits: ObjectsLimits = ObjectsLimits()

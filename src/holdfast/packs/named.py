@@ -28,7 +28,7 @@ from holdfast.packs.found import FoundPack, FoundReader, FoundShard, identify
 from holdfast.packs.layout import choose_scheme
 from holdfast.packs.manifest import encode_manifest
 from holdfast.packs.model import PACK_BYTES_MAX, ManifestEntry, Receipt
-from holdfast.packs.writing import Abandoned, Writer
+from holdfast.packs.writing import Abandoned, Room, Writer, alike
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store
 from holdfast.topology import Topology
@@ -144,7 +144,10 @@ class NamedPacks:
         clock: Clock,
         randomness: Randomness,
         scheme: Callable[[], Scheme],
+        *,
+        room: Room = alike,
     ) -> None:
+        self._room = room
         self._stores = stores
         self._topology = topology
         self._health = health
@@ -166,6 +169,7 @@ class NamedPacks:
             self._randomness,
             _leave,
             prefix=f"{name}.",
+            room=self._room,
         )
         manifest = encode_manifest([ManifestEntry("", name, "", 0, length)])
         return (await writer.write(self._scheme(), list(data), manifest, length)).receipt

@@ -44,7 +44,7 @@ from holdfast.packs.model import (
 from holdfast.packs.reading import DamageReport, Reader
 from holdfast.packs.rows import PackRows, encode_row
 from holdfast.packs.settling import Settler
-from holdfast.packs.writing import Landed, Writer
+from holdfast.packs.writing import Landed, Room, Writer, alike
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store
 from holdfast.topology import Topology
@@ -67,6 +67,8 @@ class Packs:
         clock: Clock,
         randomness: Randomness,
         on_damage: DamageReport,
+        *,
+        room: Room = alike,
     ) -> None:
         self._index = index
         self._clock = clock
@@ -74,7 +76,7 @@ class Packs:
         self.rows = PackRows(index)
         self.settler = Settler(stores, index, self.rows, clock)
         self.reader = Reader(stores, self.rows, health, clock, on_damage)
-        self.writer = Writer(stores, topology, health, clock, randomness, self.settler.abandoned)
+        self.writer = Writer(stores, topology, health, clock, randomness, self.settler.abandoned, room=room)
 
     async def append(self, scheme: Scheme, piece: Piece) -> Appended:
         """See `PackStorage.append`."""

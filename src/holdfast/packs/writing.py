@@ -7,6 +7,7 @@ handed to `on_abandoned`.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
@@ -76,9 +77,19 @@ class Encoded(Struct, frozen=True):
         return [self.units[shard][stripe] for stripe in range(self.layout.stripes) for shard in data]
 
 
+Room = Callable[[StoreId], int]
+"""What a store may be given that is new, in bytes; 0 for one that takes nothing."""
+
+
+def alike(store: StoreId) -> int:
+    """All stores have the same room: for those who do not know."""
+    return 1
+
+
 class Writer:
     """Writes packs. `stores` are those attached now; the mapping may change under it. `prefix` comes before
-    every shard's name, for packs that are found by a name of their own (`packs.named`)."""
+    every shard's name, for packs that are found by a name of their own (`packs.named`). `room` says where
+    there is room for more."""
 
     def __init__(
         self,
@@ -90,8 +101,10 @@ class Writer:
         on_abandoned: Callable[[Abandoned], None],
         *,
         prefix: str = "",
+        room: Room = alike,
     ) -> None:
         self._prefix = prefix
+        self._room = room
         self._stores = stores
         self._topology = topology
         self._health = health
@@ -144,11 +157,16 @@ class Writer:
         )
 
     def candidates(self, exclude: set[StoreId], enough: int) -> list[StoreId]:
-        """Stores to write to, best first, in random order among equals. Suspect ones only when the
-        others are not `enough`."""
+        """Stores to write to, best first, in random order among equals: who has twice the room comes twice
+        as often before the other. Suspect ones only when the others are not `enough`."""
         health = self._health
-        attached = [store for store in self._stores if store not in exclude]
+        rooms = {
+            store: room for store in self._stores if store not in exclude and (room := self._room(store)) > 0
+        }
+        attached = list(rooms)
         self._shuffle(attached)
+        if len(set(rooms.values())) > 1:
+            attached = most_room_first(attached, rooms, self._randomness)
         well = [store for store in attached if health.waited_for(store) and not health.is_full(store)]
         slow = [
             store
@@ -318,6 +336,18 @@ class Writer:
         for at in range(len(stores) - 1, 0, -1):
             other = self._randomness.below(at + 1)
             stores[at], stores[other] = stores[other], stores[at]
+
+
+def most_room_first(
+    stores: Sequence[StoreId], rooms: Mapping[StoreId, int], randomness: Randomness
+) -> list[StoreId]:
+    """The stores in an order of chance, in which each is next with a likelihood that is its part of the room
+    of those that are left.
+
+    Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006: by u ** (1 / weight).
+    """
+    waits = {store: -math.log(1.0 - randomness.fraction()) / rooms[store] for store in stores}
+    return sorted(stores, key=waits.__getitem__)
 
 
 async def encode(scheme: Scheme, buffers: Sequence[Buffer], stored: int, clock: Clock) -> Encoded:

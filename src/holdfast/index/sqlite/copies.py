@@ -110,7 +110,10 @@ class Copies:
             copy for copy in self._copies if copy not in active and copy.task is None and not copy.hangs
         ]
         resting.sort(key=lambda copy: copy.state is CopyState.FAILED)
-        for copy in resting[: max(0, (self.options.kept or 1) - len(active))]:
+        self._begin(resting[: max(0, (self.options.kept or 1) - len(active))])
+
+    def _begin(self, copies: Sequence[Copy]) -> None:
+        for copy in copies:
             copy.state, copy.reason = CopyState.BUILDING, "being opened"
             copy.task = asyncio.get_running_loop().create_task(self._keep(copy))
 
@@ -339,6 +342,26 @@ class Copies:
         self._fail(copy, reason)
         if copy.task is not None:
             copy.task.cancel()
+
+    def add(self, access: CopyAccess) -> None:
+        """One more place where a copy may lie."""
+        self._copies.append(Copy(access))
+        self._begin_wanted()
+
+    async def remove(self, name: str) -> None:
+        """Keep no copy there any more, once another one answers. Raises Unavailable."""
+        for copy in [copy for copy in self._copies if copy.access.name == name]:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s):
+                    while self.ready() == [copy]:
+                        if all(other.task is None for other in self._copies if other is not copy):
+                            self._begin([other for other in self._copies if other.task is None][:1])
+                        await self._event()
+            if self.ready() == [copy]:
+                raise Unavailable("No other copy of the index can be made:", hint=self._reasons())
+            self._copies.remove(copy)
+            self._fail(copy, "removed")
+            await copy.end()
 
     def acknowledged(self, log_bytes: int) -> None:
         """There is more to apply."""

@@ -100,6 +100,12 @@ class Copy:
             self.left.append(self.writing)
         self.reader = self.writer = self.reading = self.writing = None
 
+    async def end(self) -> None:
+        """Cancel what keeps it, and wait until that has let go."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
     @property
     def hangs(self) -> bool:
         self.left = [runner for runner in self.left if runner.busy]

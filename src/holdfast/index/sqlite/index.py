@@ -350,6 +350,30 @@ class SqliteIndex:
         self._check()
         await self._log.replace(old, new)
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of the log now."""
+        return self._log.replication.members
+
+    async def drop_member(self, name: str) -> None:
+        """Go on without a member of the log; see `Log.drop`."""
+        self._check()
+        await self._log.drop(name)
+
+    def reopen_member(self, name: str) -> None:
+        """A member's place is another one now; see `Log.reopen`."""
+        self._check()
+        if name in self.members:
+            self._log.reopen(name)
+
+    def add_copy(self, access: CopyAccess) -> None:
+        """One more place where a copy of the rows may lie."""
+        self._copies.add(access)
+
+    async def remove_copy(self, name: str) -> None:
+        """No copy lies there any more. Raises Unavailable when no other one can be made."""
+        await self._copies.remove(name)
+
     def status(self) -> IndexStatus:
         state = IndexState.SERVING
         try:

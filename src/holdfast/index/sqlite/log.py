@@ -481,12 +481,36 @@ class Log:
                     seat = self._seats[new] = Seat(access)
                 await self._await_copy(seat)
                 await self._set_members((*members, new))
-            await self._set_members(tuple(name for name in self.replication.members if name != old))
-            self._perform(self.replication.forget(old))
-            gone = self._seats.pop(old, None)
-            if gone is not None:
-                gone.let_go()
-            self.on_change()
+            await self._expel(old)
+
+    async def drop(self, name: str) -> None:
+        """Go on without a member, for good. Raises InvalidInput when the others are too few, Unavailable."""
+        async with self._membership:
+            await self._membership_settled()
+            if name in self.replication.members:
+                self._needs_not(name, len(self.replication.members) - 1)
+                await self._expel(name)
+
+    async def _expel(self, name: str) -> None:
+        await self._set_members(tuple(member for member in self.replication.members if member != name))
+        self._perform(self.replication.forget(name))
+        gone = self._seats.pop(name, None)
+        if gone is not None:
+            gone.let_go()
+        self.on_change()
+
+    def reopen(self, name: str) -> None:
+        """The place of a member is another one from now on: let go of the old one, and copy to the new.
+        Raises InvalidInput when the others are no majority without it."""
+        self._needs_not(name, len(self.replication.members))
+        self._perform(self.replication.failed(name, "it moves to another place"))
+        self.bring_up(self._seats[name], None)
+
+    def _needs_not(self, name: str, members: int) -> None:
+        present = len(set(self.replication.current()) & set(self.replication.members) - {name})
+        if present < majority(members):
+            message = f"Without {name!r} the index has {present} of {members} members:"
+            raise InvalidInput(message, hint="bring others back first.")
 
     async def _await_copy(self, seat: Seat) -> None:
         self.bring_up(seat, None)

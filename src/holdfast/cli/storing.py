@@ -1,0 +1,134 @@
+"""`holdfast store`: the stores of a running node, and changing them while it runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import Unavailable
+from holdfast.cli.client import NodeClient
+from holdfast.cli.output import console, duration, show, size, styled
+from holdfast.node.config import Config
+from holdfast.node.stores import STORES_PATH, Done, DrainStatus, StoreLine, StoreList
+
+COMMAND_TIMEOUT_S = 600.0
+"""Commands look at the rows of all packs first, and may copy a part of the index."""
+
+T = TypeVar("T")
+
+
+def show_stores(config: Config, clock: Clock, *, as_json: bool) -> None:
+    """Print all slots."""
+    raw = NodeClient(config, clock).ask(STORES_PATH, timeout_s=COMMAND_TIMEOUT_S)
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+    else:
+        show(console(), stores_view(_decoded(raw, StoreList)))
+
+
+def command_stores(
+    config: Config,
+    clock: Clock,
+    action: str,
+    asked: Mapping[str, str],
+    *,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Have the node do something to its stores, and print what it did. `file` is the configuration file in
+    use, which should say the same from now on."""
+    given = sorted((name, value) for name, value in asked.items() if value)
+    query = urlencode(given, quote_via=quote, safe="-_.~")
+    raw = NodeClient(config, clock).ask(
+        f"{STORES_PATH}/{action}", query, method="POST", timeout_s=COMMAND_TIMEOUT_S
+    )
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+        return
+    done = _decoded(raw, Done)
+    for line in [*done.sentences, *_to_write(action, done, file)]:
+        typer.echo(line)
+
+
+def _to_write(action: str, done: Done, file: Path | None) -> list[str]:
+    """What to change in the configuration file, so that it says what is."""
+    if file is None or not done.path:
+        return []
+    match action:
+        case "add":
+            labels = [f'{name} = "{value}"' for name, value in _labels(done) if value not in ("", "local")]
+            table = ["[[store]]", f'slot = "{done.slot}"', f'path = "{done.path}"', *labels]
+            return [f"It is there after a restart, too. So that {file} says it, add:", "", *table]
+        case "replace":
+            return [
+                f"It is there after a restart, too. If {file} names {done.slot}, change its path there:",
+                "",
+                f'path = "{done.path}"',
+            ]
+        case "remove":
+            return [f"If {file} names {done.slot}, take it out there; until then it is left out by itself."]
+    return []
+
+
+def _labels(done: Done) -> list[tuple[str, str]]:
+    return [("region", done.region), ("zone", done.zone), ("host", done.host)]
+
+
+def stores_view(stores: StoreList) -> RenderableType:
+    """The table of stores, and below it what goes on."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    numbers = ("FILL", "HELD", "SHARDS", "FREE")
+    for name in ("STORE", "STATE", *numbers, "INDEX", "LABELS", "WHERE"):
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name in numbers)
+    for line in stores.stores:
+        table.add_row(
+            line.slot,
+            styled(line.state),
+            "-" if line.fill is None else f"{100 * line.fill:.1f} %",
+            size(line.bytes_held),
+            str(line.shards),
+            size(line.bytes_free),
+            "yes" if line.holds_index else "",
+            f"{line.region}/{line.zone}/{line.host}",
+            f"{line.path} ({line.reason})" if line.reason else line.path,
+        )
+    parts: list[RenderableType] = [table]
+    parts += [Text(f"{line.slot} {_drain_sentence(line.drain)}") for line in stores.stores if line.drain]
+    parts += [Text(f"{line.slot} is a spare.") for line in stores.stores if line.spare]
+    if stores.rebalancing:
+        moved, whole = size(stores.bytes_moved), size(stores.bytes_to_move)
+        parts.append(Text(f"Rebalancing: {moved} of {whole} moved."))
+    parts += [Text(f"Note: {remark}") for remark in stores.remarks]
+    return Group(*parts)
+
+
+def _drain_sentence(drain: DrainStatus) -> str:
+    what = f"was replaced by {drain.replaced_by} and is" if drain.replaced_by else "is"
+    if drain.empty:
+        return f"{what} empty: it can be removed."
+    left = f"{what} being emptied: {drain.shards_left} shards ({size(drain.bytes_left)}) are left"
+    if drain.seconds_left is not None and drain.rate_bytes_s >= 1:
+        left += f", {size(int(drain.rate_bytes_s))}/s, about {duration(drain.seconds_left)}"
+    if drain.stuck:
+        left += f"; {drain.stuck} packs cannot be moved now ({drain.reason})"
+    return f"{left}."
+
+
+def _decoded(raw: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise Unavailable(
+            f"The node's answer cannot be understood ({error}).",
+            hint="Is it of another version? See `holdfast version`, or use --json.",
+        ) from None
+
+
+__all__ = ["StoreLine", "command_stores", "show_stores", "stores_view"]

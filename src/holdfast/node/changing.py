@@ -1,0 +1,110 @@
+"""Stores that come and go while the node runs: admitted, replaced, dismissed.
+
+What is meant is written to `cluster.json` before anything is done, so that a crash in between is mended by
+starting again: an empty directory that a slot expects is moved into. What must hold: a change that cannot be
+made changes nothing; only an empty directory is ever taken into use; a store that was let go for good is
+retired, and refused when it turns up again.
+"""
+
+from collections.abc import Container
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import Fenced
+from holdfast.node.cluster import REMOVED, REPLACED, Draining, Labels, Retired, Slot
+from holdfast.node.config import StorePlace
+from holdfast.node.keeper import Held, Keeper
+
+
+class Changes:
+    """Changes the stores of a keeper, one at a time."""
+
+    def __init__(self, keeper: Keeper, clock: Clock) -> None:
+        self._keeper = keeper
+        self._clock = clock
+
+    async def admit(self, place: StorePlace) -> None:
+        """Take an empty directory into use as a new store, in a slot of its own. Raises Fenced when it is not
+        empty, and what attaching raises."""
+        keeper = self._keeper
+        async with keeper.changing:
+            before, held = keeper.cluster, Held(place)
+            added = Labels(place.region, place.zone, place.host)
+            keeper.write(before.with_slot(place.slot, Slot(str(place.path), added=added)))
+            try:
+                await self._move_in(held)
+            except BaseException:
+                keeper.write(before)
+                raise
+            keeper.held[place.slot] = held
+            keeper.remap()
+
+    async def replace(self, slot: str, path: Path) -> str | None:
+        """Have an empty directory take a slot over. The store that was there is kept under another name,
+        which is returned, until it is empty, if it can be read; else it is retired, and what it held is made
+        again. Raises as `admit`."""
+        keeper = self._keeper
+        async with keeper.changing:
+            await keeper.quiet(slot)
+            before, held, line = keeper.cluster, keeper.held[slot], keeper.cluster.slots[slot]
+            readable = held.opened is not None
+            old = replace(held, place=replace(held.place, slot=_slot_of_old(slot, keeper.held)))
+            redirected = "" if line.added else line.instead_of or line.path
+            cluster = before.with_slot(slot, Slot(str(path), added=line.added, instead_of=redirected))
+            if readable:
+                labels = Labels(old.place.region, old.place.zone, old.place.host)
+                leaving = replace(line, added=labels, draining=Draining.YES, known_as=slot, instead_of="")
+                cluster = cluster.with_slot(old.place.slot, leaving)
+            elif line.store is not None:
+                cluster = cluster.with_retired(self._retired(slot, REPLACED))
+            keeper.write(cluster)
+            fresh = Held(replace(held.place, path=path))
+            try:
+                await self._move_in(fresh)
+            except BaseException:
+                keeper.write(before)
+                raise
+            # The same `Held` stands for the slot from here on, and the index's member follows it.
+            for name in Held.__struct_fields__:
+                setattr(held, name, getattr(fresh, name))
+            if readable:
+                keeper.held[old.place.slot] = old
+            else:
+                keeper.forget(line.store)
+            keeper.remap()
+            return old.place.slot if readable else None
+
+    async def dismiss(self, slot: str) -> None:
+        """Let go of a store for good: what it still holds counts as lost, and it is not taken back."""
+        keeper = self._keeper
+        async with keeper.changing:
+            await keeper.quiet(slot)
+            held, line = keeper.held[slot], keeper.cluster.slots[slot]
+            retired = self._retired(slot, REPLACED if line.known_as else REMOVED)
+            keeper.write(keeper.cluster.without_slot(slot).with_retired(retired))
+            del keeper.held[slot]
+            store = held.id
+            if held.opened is not None:
+                await keeper.let_go(held)
+            keeper.forget(store)
+            keeper.remap()
+
+    async def _move_in(self, held: Held) -> None:
+        await self._keeper.attach(held)
+        if held.opened is None:
+            raise Fenced(
+                f"{held.place.path} cannot be used for slot {held.place.slot!r}: {held.reason}",
+                hint="Name an empty directory.",
+            )
+
+    def _retired(self, slot: str, how: str) -> Retired:
+        line = self._keeper.cluster.slots[slot]
+        return Retired(line.known_as or slot, line.path, line.store, how, self._clock.wall())
+
+
+def _slot_of_old(slot: str, taken: Container[str]) -> str:
+    """A name for the store that a slot had before."""
+    names = (f"{slot}-old{number or ''}" for number in range(10_000))
+    return next(name for name in names if name not in taken)

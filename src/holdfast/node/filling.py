@@ -1,0 +1,38 @@
+"""Which stores take something new, how full they are, and which are to be emptied: what the keeper knows, for
+the chores that move shards."""
+
+from collections.abc import Mapping
+
+from holdfast.base.ids import StoreId
+from holdfast.chores.balance import Fill
+from holdfast.chores.drain import Leaving
+from holdfast.node.census import Census
+from holdfast.node.cluster import Draining
+from holdfast.node.keeper import Keeper
+
+
+def fills_of(keeper: Keeper, census: Census) -> tuple[float, Mapping[StoreId, Fill]]:
+    """When the last count was begun, and how full each store is that is there and takes something new."""
+    count = census.last
+    fills = {
+        held.id: Fill(count.bytes_at[held.id], count.bytes_at[held.id] + held.usage.bytes_free)
+        for slot, held in keeper.held.items()
+        if held.id is not None
+        and held.opened is not None
+        and held.usage is not None
+        and keeper.takes_new(slot)
+    }
+    return count.began_at, fills
+
+
+def leaving_of(keeper: Keeper) -> list[Leaving]:
+    """The stores that are to be emptied, with those that take their place."""
+    found = []
+    for slot, held in keeper.held.items():
+        line = keeper.cluster.slots[slot]
+        if line.draining is Draining.NO or held.id is None:
+            continue
+        heir = keeper.held.get(line.known_as)
+        into = heir.id if heir is not None and heir.id in keeper.attached else None
+        found.append(Leaving(held.id, into, line.draining is Draining.FORCED))
+    return found

@@ -1,0 +1,98 @@
+"""What it would cost to do without a store, worked out from the rows of all packs.
+
+What must hold: nothing is rounded in favour of leaving. A pack counts with the stores that are there now, and
+whether the others suffice is asked of the stores that take something new.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from holdfast.base.ids import StoreId
+from holdfast.index.port import Index, Row, prefix_end
+from holdfast.packs.layout import Layout
+from holdfast.packs.rows import decode_row
+from holdfast.scheme import Scheme
+from holdfast.topology import Level, Topology, place, survived
+
+PAGE = 500
+_PACKS = b"pack/"
+
+
+class Cost(Struct):
+    """What lies on a store: shards, their bytes. `remaining` counts the packs by how many more losses each
+    survives once the store is gone, -1 for those that could not be read any more; `short` counts by scheme
+    those that have more shards than there are other stores."""
+
+    shards: int = 0
+    bytes_held: int = 0
+    remaining: Counter[int] = Counter()
+    short: Counter[Scheme] = Counter()
+
+    @property
+    def lost(self) -> int:
+        """Packs that could not be read any more."""
+        return self.remaining[-1]
+
+    def sentences(self) -> list[str]:
+        """What would be lost, for a person."""
+        found = []
+        if self.lost:
+            found.append(f"{_packs(self.lost)} would be lost for good")
+        if self.remaining[0]:
+            found.append(f"{_packs(self.remaining[0])} could lose no further store")
+        if rest := sum(count for left, count in self.remaining.items() if left > 0):
+            least = min(left for left in self.remaining if left > 0)
+            found.append(f"{_packs(rest)} could lose {least} more")
+        return found
+
+
+async def cost_of_leaving(
+    index: Index, store: StoreId, there: frozenset[StoreId], others: frozenset[StoreId]
+) -> Cost:
+    """What lies on `store`, and what its loss would leave, given the stores that are `there` and the `others`
+    that would take what lies on it."""
+    cost = Cost(remaining=Counter(), short=Counter())
+    start = _PACKS
+    while True:
+        found = await index.scan(start, prefix_end(_PACKS), limit=PAGE)
+        for item in found:
+            if not isinstance(item, Row):
+                continue
+            row = decode_row(item.value)
+            if all(place_.store != store for place_ in row.places):
+                continue
+            layout = Layout(row.scheme.k, row.stored_bytes)
+            left = sum(place_.store in there and place_.store != store for place_ in row.places)
+            cost.shards += 1
+            cost.bytes_held += layout.shard_bytes
+            cost.remaining[max(-1, left - layout.real_data_shards)] += 1
+            if layout.real_data_shards + row.scheme.m > len(others):
+                cost.short[row.scheme] += 1
+        if len(found) < PAGE:
+            return cost
+        start = found[-1].key + b"\0"
+
+
+def weaker_levels(
+    schemes: Sequence[Scheme], topology: Topology, now: Sequence[StoreId], then: Sequence[StoreId]
+) -> list[str]:
+    """What new packs of these schemes survive on the stores of `now` and would not on those of `then`."""
+    found = []
+    for scheme in schemes:
+        before, after = _survives(scheme, topology, now), _survives(scheme, topology, then)
+        found += [
+            f"{scheme.name} would survive {after[level]} instead of {before[level]} {level.value}s lost"
+            for level in before
+            if after[level] < before[level]
+        ]
+    return found
+
+
+def _survives(scheme: Scheme, topology: Topology, stores: Sequence[StoreId]) -> Mapping[Level, int]:
+    return survived(topology, place(topology, scheme.n, stores), scheme.k)
+
+
+def _packs(count: int) -> str:
+    return f"{count} pack" if count == 1 else f"{count} packs"

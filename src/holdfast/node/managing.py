@@ -1,0 +1,52 @@
+"""Everything that changes the stores of a running node, put together: commands, the list, housekeeping."""
+
+from collections.abc import Callable, Mapping
+
+from holdfast.base.clock import Clock
+from holdfast.base.ids import StoreId
+from holdfast.health import StoreHealth
+from holdfast.index.port import Index
+from holdfast.index.sqlite import SqliteIndex
+from holdfast.node.background import Background
+from holdfast.node.changing import Changes
+from holdfast.node.housekeeping import Housekeeping
+from holdfast.node.index import Members
+from holdfast.node.keeper import Keeper
+from holdfast.node.membership import Membership
+from holdfast.node.store_commands import StoreCommands
+from holdfast.node.store_list import StoreLister
+from holdfast.node.store_routes import store_routes
+from holdfast.s3.face import Route
+from holdfast.scheme import Scheme
+
+
+class StoreManaging:
+    """`log` is the index that `index` watches: it knows of its members."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        members: Members,
+        log: SqliteIndex,
+        index: Index,
+        health: StoreHealth,
+        background: Background,
+        default_scheme: Scheme,
+        clock: Clock,
+        tell: Callable[[str], None],
+    ) -> None:
+        changes, drain = Changes(keeper, clock), background.drain
+        membership = Membership(members, log, keeper)
+
+        def is_up(store: StoreId) -> bool:
+            return health.readable(store) or health.writable(store)
+
+        self._commands = StoreCommands(keeper, changes, membership, index, is_up, default_scheme, tell)
+        self._lister = StoreLister(keeper, health, membership, background.census, drain, background.rebalance)
+        self.housekeeping = Housekeeping(
+            keeper, health, changes, lambda store: store in drain.empty, clock, tell
+        )
+
+    def routes(self) -> Mapping[str, Route]:
+        """The internal paths."""
+        return store_routes(self._lister, self._commands)

@@ -1,0 +1,203 @@
+"""Disks are added, emptied, removed and replaced while clients read and write, and nobody notices."""
+
+import json
+import random
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.process import NodeProcess, wait_until
+
+PATIENCE_S = 300
+OBJECTS = 24
+OBJECT_BYTES = 2 << 20
+
+
+class Traffic(threading.Thread):
+    """Reads what is there and compares it, writes something new, and does so again until told to stop. Not
+    one request may fail."""
+
+    def __init__(self, node: NodeProcess, bodies: dict[str, bytes]) -> None:
+        super().__init__(daemon=True)
+        self._s3 = node.s3()
+        self._bodies = bodies
+        self._told = threading.Event()
+        self.rounds = 0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        chance = random.Random(9)
+        try:
+            while not self._told.is_set():
+                key = chance.choice(sorted(self._bodies))
+                found = self._s3.get_object(Bucket="main", Key=key)["Body"].read()
+                assert found == self._bodies[key], f"{key} came back wrong"
+                new, body = f"new-{self.rounds % 40}", chance.randbytes(chance.randrange(1, 60_000))
+                self._s3.put_object(Bucket="main", Key=new, Body=body)
+                self._bodies[new] = body
+                self.rounds += 1
+                self._told.wait(0.1)
+        except BaseException as error:
+            self.error = error
+
+    def finish(self) -> None:
+        self._told.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+        assert self.rounds > 0
+
+
+def stores(node: NodeProcess) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(node.holdfast("store", "list", "--json").stdout)
+    return found
+
+
+def line(node: NodeProcess, slot: str) -> dict[str, Any]:
+    return next((line for line in stores(node)["stores"] if line["slot"] == slot), {})
+
+
+def slots(node: NodeProcess) -> list[str]:
+    return [line["slot"] for line in stores(node)["stores"]]
+
+
+def done(node: NodeProcess, *arguments: str | Path) -> str:
+    ended = node.holdfast("store", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def refused(node: NodeProcess, code: int, *arguments: str | Path) -> str:
+    ended = node.holdfast("store", *arguments)
+    assert (ended.returncode, ended.stdout) == (code, ""), ended
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+def filled(node: NodeProcess) -> dict[str, bytes]:
+    chance = random.Random(5)
+    bodies = {f"big-{number}": chance.randbytes(OBJECT_BYTES) for number in range(OBJECTS)}
+    s3 = node.s3()
+    s3.create_bucket(Bucket="main")
+    for key, body in bodies.items():
+        s3.put_object(Bucket="main", Key=key, Body=body)
+    return bodies
+
+
+def assert_whole(node: NodeProcess, bodies: dict[str, bytes]) -> None:
+    s3 = node.s3()
+    for key, body in bodies.items():
+        assert s3.get_object(Bucket="main", Key=key)["Body"].read() == body
+    verified: subprocess.CompletedProcess[str] | None = None
+
+    def is_whole() -> bool:
+        nonlocal verified
+        verified = node.holdfast("verify")
+        return verified.returncode == 0
+
+    wait_until("everything to be whole", is_whole, PATIENCE_S)
+    assert verified is not None
+    assert " 0 degraded, 0 lost" in verified.stdout
+
+
+def made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.slow
+def test_disks_come_go_and_are_replaced_under_load_and_everything_stays_whole(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path) as node:
+        bodies = filled(node)
+        traffic = Traffic(node, bodies)
+        traffic.start()
+        assert "store disk7" in done(node, "add", made(tmp_path / "seven"))
+        assert "store big" in done(node, "add", made(tmp_path / "eight"), "--slot", "big", "--zone", "local")
+        spread(node)
+
+        assert "disk1 takes nothing new" in done(node, "drain", "disk1")
+        wait_until("disk1 to be empty", lambda: line(node, "disk1")["drain"]["empty"], PATIENCE_S)
+        assert "disk1 is no longer part" in done(node, "remove", "disk1")
+
+        assert "is copied to it" in done(node, "replace", "disk2", made(tmp_path / "two"))
+        assert line(node, "disk2")["path"] == str(tmp_path / "two")
+        wait_until("the old disk2 to be empty and gone", lambda: "disk2-old" not in slots(node), PATIENCE_S)
+        traffic.finish()
+
+        # Nothing leans on the two that left.
+        for path in (node.data / "disk1", node.data / "disk2"):
+            shutil.rmtree(path)
+        assert_whole(node, bodies)
+        before = {line["slot"]: (line["store"], line["path"]) for line in stores(node)["stores"]}
+        assert set(before) == {"disk2", "disk3", "disk4", "disk5", "disk6", "disk7", "big"}
+        node.kill()
+        node.start()
+        after = {line["slot"]: (line["store"], line["path"]) for line in stores(node)["stores"]}
+        assert after == before
+        assert "write the new path there" in node.output
+        assert_whole(node, bodies)
+
+
+def spread(node: NodeProcess) -> None:
+    def even() -> bool:
+        found = stores(node)
+        return not found["rebalancing"] and found["uneven"] < 0.05
+
+    wait_until("all stores to be equally full", even, PATIENCE_S)
+    fills = [line["bytes_held"] for line in stores(node)["stores"]]
+    assert min(fills) > 0.9 * max(fills)
+
+
+@pytest.mark.slow
+def test_what_would_break_a_promise_is_refused_and_says_what_would_be_lost(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path) as node:
+        bodies = filled(node)
+        told = refused(node, 64, "remove", "disk3")
+        assert "packs could lose 1 more" in told
+        assert "drain disk3" in told
+        assert "need 6 stores and 5 would be left" in refused(node, 64, "drain", "disk3")
+        assert "There is no slot 'disk9'" in refused(node, 64, "drain", "disk9")
+        assert "not empty" in refused(node, 76, "add", tmp_path / made_full(tmp_path / "full"))
+        assert "is store disk4 already" in refused(node, 64, "add", node.data / "disk4")
+        assert "no directory" in refused(node, 64, "add", tmp_path / "nowhere")
+        assert "belongs to cluster" in refused(node, 76, "replace", "disk3", of_another_cluster(tmp_path))
+
+        done(node, "add", made(tmp_path / "seven"))
+        done(node, "drain", "disk3")
+        assert "stays" in done(node, "drain", "disk3", "--cancel")
+        done(node, "drain", "disk3")
+        node.kill()
+        node.start()
+        wait_until("the drain to go on", lambda: line(node, "disk3")["drain"]["empty"], PATIENCE_S)
+        done(node, "remove", "disk3")
+        assert "was removed from slot 'disk3'" in refused(node, 76, "add", node.data / "disk3")
+
+        # A disk that is dead is replaced without a copy.
+        (node.data / "disk5").rename(tmp_path / "pulled")
+        wait_until("the loss to be noticed", lambda: line(node, "disk5")["state"] == "missing")
+        assert "made again from the others" in done(node, "replace", "disk5", made(tmp_path / "five"))
+        assert_whole(node, bodies)
+
+        # What is forced says what it costs, and is done.
+        forced = done(node, "remove", "disk4", "--force")
+        assert "made again from the others" in forced
+        assert "need 6 stores and 5 would be left" in forced
+        for key, body in bodies.items():
+            assert node.s3().get_object(Bucket="main", Key=key)["Body"].read() == body
+
+
+def made_full(path: Path) -> Path:
+    path.mkdir()
+    (path / "something").write_text("of somebody")
+    return path
+
+
+def of_another_cluster(folder: Path) -> Path:
+    home = made(folder / "other")
+    with NodeProcess(home):
+        pass
+    return home / "holdfast-data" / "disk1"
