@@ -120,6 +120,26 @@ async def test_every_directory_that_is_gone_is_noticed_in_one_round(tmp_path: Pa
         assert away == ["disk2", "disk4", "disk5"]
 
 
+async def test_a_store_is_not_made_again_while_it_is_being_removed(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    async with running(config) as house:
+        disk = config.data / "disk2"
+        (disk / "lock").unlink()
+        while house.states()["disk2"] is not Attachment.MISSING:
+            await house.round()
+        for entry in ("tmp", "shards/00", "shards/01", "shards", "holdfast-store.json"):
+            left = disk / entry
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+            for _ in range(3):
+                await house.round()
+            assert house.states()["disk2"] is Attachment.MISSING
+            assert not left.exists()
+        disk.rmdir()
+
+
 async def test_a_store_that_vanishes_is_noticed_and_an_empty_directory_is_a_new_store(tmp_path: Path) -> None:
     config = configured(tmp_path)
     async with running(config) as house:

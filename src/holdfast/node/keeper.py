@@ -39,7 +39,7 @@ from holdfast.node.config import Config, StorePlace
 from holdfast.node.descriptors import files_allowed, kept_open
 from holdfast.node.placing import place_stores
 from holdfast.stores.directory import Attached, DirectoryOptions, DirectoryStore, attach, inspect
-from holdfast.stores.identity import Expected, Identity, Judgement, Noted, index_went_back, judge
+from holdfast.stores.identity import Expected, Found, Identity, Judgement, Noted, index_went_back, judge
 from holdfast.stores.port import Attachment, Store, StoreFailed, Usage
 from holdfast.topology import Location, Topology
 
@@ -65,6 +65,7 @@ class Held(Struct):
     since: float = 0.0
     looked: float = 0.0
     usage: Usage | None = None
+    seen: Found | None = None
 
 
 class Keeper:
@@ -305,6 +306,10 @@ class Keeper:
 
     async def _try_to_attach(self, held: Held) -> None:
         try:
+            found = await inspect(held.place.path, timeout_s=ATTACH_TIMEOUT_S)
+            before, held.seen = held.seen, found
+            if before is not None and before.exists and found.exists and found != before:
+                return  # somebody is at work in it: what is being removed must not be made again meanwhile
             await self.attach(held)
         except Fenced:
             if held.attachment is not Attachment.SWAPPED:
@@ -316,7 +321,7 @@ class Keeper:
         """Let go of a store whose directory is not what it was. Nothing in there is touched: somebody may be
         removing it at this moment. What is left is looked at a while later, and taken if it can be."""
         try:
-            found = await inspect(held.place.path, timeout_s=ATTACH_TIMEOUT_S)
+            found = held.seen = await inspect(held.place.path, timeout_s=ATTACH_TIMEOUT_S)
             judgement = judge(found, self._expected(held.place.slot))
             if judgement.attachment is Attachment.READY:
                 await opened.usage(timeout_s=PROBE_TIMEOUT_S)

@@ -49,12 +49,14 @@ class Expected(Struct, frozen=True):
 
 class Found(Struct, frozen=True):
     """What is there. `identity` when one could be read, `problem` when one is there and could not;
-    `strangers` are a few entries that are not ours."""
+    `strangers` are a few entries that are not ours. `changed` are the times of the last changes of the
+    directory and of its shards' folder: while they move, somebody is at work in it."""
 
     exists: bool
     identity: Identity | None = None
     problem: str = ""
     strangers: tuple[str, ...] = ()
+    changed: tuple[int, ...] = ()
 
 
 class Judgement(Struct, frozen=True):

@@ -176,15 +176,27 @@ def _find(files: Files, root: Descriptor) -> Found:
         names = set(files.names(listing.number))
     finally:
         listing.close()
+    changed = _changed(files, root, SHARDS in names)
     if IDENTITY in names:
         try:
-            return Found(exists=True, identity=_read_identity(files, root))
+            return Found(exists=True, identity=_read_identity(files, root), changed=changed)
         except Damaged as error:
-            return Found(exists=True, problem=str(error))
+            return Found(exists=True, problem=str(error), changed=changed)
     strangers = sorted(names - _OURS - _NOBODYS)
     if SHARDS in names and _has_blobs(files, root):
         strangers.append(f"{SHARDS}/ with blobs in it")
-    return Found(exists=True, strangers=tuple(strangers[:_STRANGERS_TOLD]))
+    return Found(exists=True, strangers=tuple(strangers[:_STRANGERS_TOLD]), changed=changed)
+
+
+def _changed(files: Files, root: Descriptor, has_shards: bool) -> tuple[int, ...]:
+    times = [files.status_of(root.number).st_mtime_ns]
+    if has_shards:
+        shards = Descriptor(files, files.open(SHARDS, FOLDER, folder=root.number))
+        try:
+            times.append(files.status_of(shards.number).st_mtime_ns)
+        finally:
+            shards.close()
+    return tuple(times)
 
 
 def _has_blobs(files: Files, root: Descriptor) -> bool:
