@@ -5,7 +5,8 @@ byte of every pack that has a row is needed by exactly one owner or recorded as 
 shared version has its share rows, and there are no others.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import msgspec
@@ -15,7 +16,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.ids import PackId, RequestId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.index.memory.index import MemoryIndex
-from holdfast.index.port import Row, prefix_end
+from holdfast.index.port import Outcome, Row, Transaction, prefix_end
 from holdfast.objects import rows
 from holdfast.objects.model import (
     NO_CONDITIONS,
@@ -186,6 +187,37 @@ class Desk:
             for start in range(0, await table.count(), 1000):
                 found.extend(await table.extents(start, 1000))
         return found
+
+
+def puts(transaction: Transaction, prefix: bytes) -> bool:
+    """Whether a transaction puts a row that begins so."""
+    return any(key.startswith(prefix) for key, _ in transaction.puts)
+
+
+@asynccontextmanager
+async def before_commit(
+    desk: Desk,
+    which: Callable[[Transaction], bool],
+    meanwhile: Callable[[list[Transaction]], Awaitable[object] | None],
+) -> AsyncGenerator[None, None]:
+    """Something happens right before the first commit that holds such a transaction is decided."""
+    real = desk.index.commit
+
+    async def commit(transactions: Sequence[Transaction]) -> list[Outcome]:
+        found = [one for one in transactions if which(one)]
+        if found:
+            desk.index.commit = real  # type: ignore[method-assign]
+            work = meanwhile(found)
+            if work is not None:
+                await work
+        return await real(transactions)
+
+    desk.index.commit = commit  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        assert desk.index.commit is not commit, "there was no such commit"
+        desk.index.commit = real  # type: ignore[method-assign]
 
 
 def _add(live: dict[PackId, list[tuple[int, int]]], extents: Iterable[Extent]) -> None:

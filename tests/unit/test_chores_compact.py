@@ -18,12 +18,15 @@ from holdfast.chores.compact import (
     worth_moving,
 )
 from holdfast.chores.runner import ChoreRunner
-from holdfast.index.port import prefix_end
+from holdfast.index.port import Transaction, prefix_end
+from holdfast.objects.keys import dead_row
 from holdfast.objects.model import DeleteKey, PutObject, ReadObject
+from holdfast.objects.rows import FORMAT, DeadRow, encode
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs.disposal import Disposal
-from holdfast.packs.model import PACK_BYTES_MAX, PackRow
+from holdfast.packs.model import PACK_BYTES_MAX, PackRow, pack_row
+from holdfast.packs.rows import encode_row
 from holdfast.packs.watched import WatchedIndex
 from holdfast.scheme import Scheme
 from tests.kit.objects import BUCKET, BytesBody, content
@@ -53,7 +56,7 @@ class Bench:
             SeededRandomness(5),
             ObjectsSettings(
                 default_scheme=scheme,
-                stores=stores,
+                stores=lambda: stores,
                 limits=ObjectsLimits(hashing_threads=0, part_bytes_min=1),
             ),
         )
@@ -153,6 +156,51 @@ async def test_objects_written_one_by_one_share_few_packs_soon_and_are_the_same(
         assert await bench.get(key) == data
     assert not bench.errors
     await bench.runner.close()
+
+
+async def test_packs_that_live_on_are_looked_at_seldom_and_one_that_has_just_died_at_once() -> None:
+    rig = build_rig()
+    index = WatchedIndex(rig.index)
+    seen: list[PackId] = []
+    collect = Collect(
+        index, rig.packs.rows, lambda _: False, lambda pack, *_: seen.append(pack), index.let_go
+    )
+    packs = [PackId(number.to_bytes(16, "big")) for number in range(900)]
+    for pack in packs:
+        dead = encode(DeadRow(FORMAT, 10, "x"))
+        value = encode_row(row(100))
+        rows = ((pack_row(pack), value), (dead_row(pack, "a"), dead))
+        await rig.index.commit([Transaction((), rows)])
+
+    async def walk() -> int:
+        """One interval's work: packs that were looked at and live on."""
+        seen.clear()
+        while await collect.step():
+            pass
+        return len(seen)
+
+    assert await walk() == 900
+    assert collect.dead_bytes == 9000
+    assert [await walk() for _ in range(4)] == [0, 0, 0, 0]
+    rest = encode(DeadRow(FORMAT, 90, "x"))
+    await index.commit([Transaction((), ((dead_row(packs[7], "b"), rest),))])
+    assert await walk() == 899
+    assert collect.collected == 1
+    rest_again = ((dead_row(packs[8], "b"), rest),)
+    await index.commit([Transaction((), rest_again)])
+    assert await walk() == 0
+    assert collect.collected == 2
+
+
+async def test_what_has_just_been_written_is_left_for_the_next_walk() -> None:
+    bench = Bench()
+    await bench.objects.create_bucket(BUCKET, None)
+    for number in range(10):
+        await bench.put(f"key-{number}", b"x")
+    for moved in (0, 10, 10):
+        while await bench.compact.step():
+            pass
+        assert bench.compact.moved_packs == moved
 
 
 async def test_a_pack_that_is_half_dead_gives_its_space_back() -> None:

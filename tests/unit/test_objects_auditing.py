@@ -13,15 +13,24 @@ from holdfast.chores.collect import Collect
 from holdfast.chores.compact import Move
 from holdfast.index.port import PRESENT, Conflict, Expect, Row, Transaction, prefix_end
 from holdfast.objects.auditing import Audited, AuditReport
+from holdfast.objects.errors import PreconditionFailed
 from holdfast.objects.keys import dead_row
-from holdfast.objects.model import CompletePart, CompleteUpload, CopyObject, CreateUpload, UploadPart
+from holdfast.objects.model import (
+    CompletePart,
+    CompleteUpload,
+    Conditions,
+    CopyObject,
+    CreateUpload,
+    UploadPart,
+)
+from holdfast.objects.receiving import TAIL_BYTES
 from holdfast.objects.rows import decode_dead
 from holdfast.objects.settings import ObjectsLimits
-from holdfast.packs.model import Appended, Extent, ManifestEntry, Piece
-from holdfast.packs.rows import PackRows
+from holdfast.packs.model import PACK_BYTES_MAX, Appended, Extent, ManifestEntry, Piece
+from holdfast.packs.rows import PackRows, decode_row
 from holdfast.scheme import Scheme
 from tests.kit.memory_packs import MemoryPacks
-from tests.kit.objects import BUCKET, BytesBody, Desk
+from tests.kit.objects import BUCKET, BytesBody, Desk, before_commit, puts
 from tests.kit.virtual import VirtualClock
 
 RS = Scheme(4, 2)
@@ -55,6 +64,11 @@ async def abandon(desk: Desk, key: str, data: bytes, version: str = "f" * 32) ->
     appended = await desk.packs.append(RS, Piece(data, describe, lambda _: NEVER))
     assert isinstance(appended.outcome, Conflict)
     return appended
+
+
+def refuses(transaction: Transaction) -> bool:
+    """Whether a transaction gives back what a refused write has written."""
+    return puts(transaction, b"dead/") and not puts(transaction, b"head/")
 
 
 async def audit_all(desk: Desk) -> dict[PackId, Audited]:
@@ -179,19 +193,62 @@ async def test_the_audit_that_comes_after_a_writer_takes_nothing() -> None:
     """Between looking at the key and closing the piece, its writer succeeds."""
     desk = await ready()
     lost = await abandon(desk, "key", b"l" * 50)
-    real = desk.index.commit
-    versions: list[object] = []
-
-    async def commit(transactions: object) -> object:
-        desk.index.commit = real  # type: ignore[method-assign]
-        versions.append(await desk.put("key", b"new"))
-        return await real(transactions)  # type: ignore[arg-type]
-
-    desk.index.commit = commit  # type: ignore[method-assign,assignment]
-    assert (await auditor(desk)(lost.extent.pack)).ended is Audited.UNSETTLED
-    assert versions
+    async with before_commit(desk, lambda one: puts(one, b"dead/"), lambda _: desk.put("key", b"new")):
+        assert (await auditor(desk)(lost.extent.pack)).ended is Audited.UNSETTLED
     assert await desk.get("key") == b"new"
     assert (await auditor(desk)(lost.extent.pack)).ended is Audited.FOUND
+    await desk.audit()
+
+
+async def test_a_writer_that_gives_up_after_the_audit_gives_nothing_back_twice() -> None:
+    """Its condition does not hold any more, and the audit is there before it says so of its bytes."""
+    desk = await ready()
+    await desk.put("key", b"first")
+    condition = Conditions(if_match=((await desk.view("key")).record.etag,))
+    audited: list[Audited] = []
+    real = desk.packs.append
+
+    async def meanwhile(_: object) -> None:
+        audited.extend((await audit_all(desk)).values())
+
+    async def append(scheme: Scheme, piece: Piece) -> Appended:
+        desk.packs.append = real  # type: ignore[method-assign]
+        await desk.put("key", b"second")
+        return await real(scheme, piece)
+
+    desk.packs.append = append  # type: ignore[method-assign]
+    async with before_commit(desk, refuses, meanwhile):
+        with pytest.raises(PreconditionFailed):
+            await desk.put("key", b"third", condition)
+    assert audited.count(Audited.FOUND) == 1
+    assert await desk.get("key") == b"second"
+    await desk.audit()
+
+
+async def test_a_large_body_of_which_one_pack_was_given_up_is_turned_away() -> None:
+    """Not only the pack that bears its mark counts."""
+    desk = await ready()
+    await desk.put("key", b"first")
+    tail: list[PackId] = []
+
+    async def change(_: object) -> None:
+        await desk.put("key", b"second")
+
+    async def audit(_: object) -> None:
+        found = [row for row in await desk.rows(b"pack/") if decode_row(row.value).object_bytes == TAIL_BYTES]
+        tail.extend(PackId(bytes.fromhex(row.key.removeprefix(b"pack/").decode())) for row in found)
+        assert (await auditor(desk)(tail[0])).ended is Audited.FOUND
+
+    async def change_and_wait(found: object) -> None:
+        await change(found)
+        stack = before_commit(desk, lambda one: puts(one, b"head/"), audit)
+        await stack.__aenter__()
+
+    async with before_commit(desk, lambda one: puts(one, b"head/"), change_and_wait):
+        with pytest.raises(Unavailable, match="given up"):
+            await desk.put("key", bytes(PACK_BYTES_MAX + 9))
+    assert await desk.get("key") == b"second"
+    assert set((await audit_all(desk)).values()) <= {Audited.FOUND, Audited.BALANCED}
     await desk.audit()
 
 

@@ -11,9 +11,9 @@ from holdfast.base.ids import PackId
 from holdfast.chores.collect import Collect
 from holdfast.chores.compact import Move
 from holdfast.index.memory import Fault, Mishap
-from holdfast.index.port import PRESENT, Expect
+from holdfast.index.port import PRESENT, Conflict, Expect, Transaction
 from holdfast.objects.heads import mark, put_transaction, target
-from holdfast.objects.keys import head_row
+from holdfast.objects.keys import dead_row, head_row
 from holdfast.objects.model import (
     CompletePart,
     CompleteUpload,
@@ -27,7 +27,7 @@ from holdfast.objects.settings import ObjectsLimits
 from holdfast.packs.model import pack_row
 from holdfast.packs.rows import PackRows, decode_row
 from holdfast.scheme import Scheme
-from tests.kit.objects import BUCKET, BytesBody, Desk
+from tests.kit.objects import BUCKET, BytesBody, Desk, before_commit, puts
 
 RS = Scheme(4, 2)
 ANY = 1 << 40
@@ -340,6 +340,92 @@ async def test_a_creation_that_lands_late_never_brings_back_what_moved_and_was_d
     assert not await desk.rows(b"head/")
     await collect(desk)
     assert not await packs_of(desk)
+
+
+async def test_the_creation_of_a_copy_that_lands_late_is_refused_after_a_move_too() -> None:
+    desk = await ready()
+    await asyncio.gather(desk.put("source", b"bytes"), desk.put("stays", b"s"))
+    late: list[Transaction] = []
+    async with before_commit(desk, lambda one: puts(one, b"share/"), late.extend):
+        await copy(desk, "source", "copy")
+    (pack,) = await packs_of(desk)
+    # The old pack lives on: somebody has bytes there whom the mover does not find.
+    desk.packs.manifests[pack] = tuple(one for one in desk.packs.manifests[pack] if one.key != "stays")
+    assert (await move(desk)).moved == 2
+    await desk.delete("copy")
+    await collect(desk)
+    assert pack in await packs_of(desk)
+    (outcome,) = await desk.index.commit(late)
+    assert isinstance(outcome, Conflict)
+    # Also where nothing else would have met a conflict: the source is as it was when the copy was made.
+    (first,) = late
+    names = head_row(BUCKET, b"source")
+    (outcome,) = await desk.index.commit(
+        [first._replace(expects=tuple(one for one in first.expects if one.key != names))]
+    )
+    assert isinstance(outcome, Conflict)
+    assert outcome.key.startswith(b"dead/")
+
+
+async def test_the_creation_of_a_copy_that_got_bytes_of_its_own_is_refused_likewise() -> None:
+    desk = await ready()
+    await desk.put("source", b"bytes")
+    await copy(desk, "source", "first")
+    await desk.delete("source")
+    first = (await desk.view("first")).record.version
+    late: list[Transaction] = []
+    while True:
+        async with before_commit(desk, lambda one: puts(one, b"share/"), late.extend):
+            await copy(desk, "first", "second")
+        if (await desk.view("second")).record.version < first:
+            break  # it is found before the other one, and becomes the owner
+        await desk.delete("second")
+        late.clear()
+    (pack,) = await packs_of(desk)
+    async with before_commit(desk, lambda one: puts(one, b"share/"), lambda _: desk.delete("second")):
+        assert (await move(desk)).moved == 1
+    await collect(desk)
+    assert pack in await packs_of(desk)
+    (outcome,) = await desk.index.commit(late)
+    assert isinstance(outcome, Conflict)
+    assert outcome.key == dead_row(pack, late[0].expects[2].key.decode().rpartition("/")[2])
+    await desk.audit()
+    assert await desk.get("first") == b"bytes"
+
+
+async def test_a_copy_only_follows_an_owner_that_is_there() -> None:
+    desk = await ready()
+    await desk.put("source", b"bytes")
+    await desk.put("other", b"other")
+    await copy(desk, "source", "copy")
+    async with before_commit(desk, lambda one: puts(one, b"share/"), lambda _: desk.delete("source")):
+        assert (await move(desk)).moved == 2
+    await collect(desk)
+    await desk.audit()
+    assert await desk.get("copy") == b"bytes"
+    await move(desk)
+    await collect(desk)
+    assert await desk.get("copy") == b"bytes"
+    assert not await desk.rows(b"share/")
+    await desk.audit()
+
+
+async def test_an_upload_that_completes_while_its_parts_move_reads_them_again() -> None:
+    desk = await ready()
+    complete, whole = await parts(desk, "key", [1000, 2000])
+    reports: list[MoveReport] = []
+
+    async def meanwhile(_: object) -> None:
+        reports.append(await move(desk))
+
+    async with before_commit(desk, lambda one: puts(one, b"head/"), meanwhile):
+        await desk.objects.complete_upload(complete)
+    assert reports[0].moved == 1
+    assert await desk.objects.finish_cleanups(100)
+    await collect(desk)
+    assert len(await packs_of(desk)) == 1
+    assert await desk.get("key") == whole
+    await desk.audit()
 
 
 @pytest.mark.parametrize("mishap", Mishap)

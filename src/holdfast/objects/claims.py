@@ -5,9 +5,8 @@ Pure: rows in, rows out. What must hold:
 - bytes that move leave `dead` rows for the packs they leave, in the transaction that moves them. For the
   pack under which the version's end would have been marked until now, that row is the mark: so what
   could be turned away before can be turned away after, by whoever still follows the old extents.
-- a version leaves all that it has in a pack at once, and goes only to packs that are new. So its bytes
-  in a pack are let go once, by one row; only of a version with a table can the row of a pack grow, and
-  then what is there is added to.
+- a version leaves all that it has in a pack at once, and goes only to packs that are new; its table never
+  shares a pack with its pieces. So its bytes in a pack are let go once, by one row.
 - a version that shares the bytes of another either follows them, on the word of the other's head row, or
   becomes the owner of bytes of its own.
 """
@@ -88,10 +87,8 @@ class Claim(Struct, frozen=True):
         where, version = self.where, self.record.version
         return ManifestEntry(where.bucket, where.key, version, at.offset, at.length, 0, piece, record, True)
 
-    def transaction(
-        self, moved: Moved, table_at: Extent | None, before: Mapping[PackId, int], cause: str
-    ) -> Transaction:
-        """Moves it. `before` are bytes of these packs that it let go earlier."""
+    def transaction(self, moved: Moved, table_at: Extent | None, cause: str) -> Transaction:
+        """Moves it."""
         record = self.record
         version = record.version
         new = [moved[extent] for _, extent in self.extents]
@@ -104,10 +101,7 @@ class Claim(Struct, frozen=True):
             deletes = tuple(keys.share_row(pack, version) for pack in self.left)
             puts.append(_dead(mark(record), 0, cause))
         else:
-            puts += [
-                _dead(keys.dead_row(pack, version), size + before.get(pack, 0), cause)
-                for pack, size in self.left.items()
-            ]
+            puts += [_dead(keys.dead_row(pack, version), size, cause) for pack, size in self.left.items()]
         expects = (Expect(self.where.head_row, self.revision), *moved_in(homes, version))
         return Transaction(expects, tuple(puts), deletes)
 
@@ -132,13 +126,6 @@ class Claim(Struct, frozen=True):
 
     def _row(self, record: VersionRecord) -> bytes:
         return rows.encode_head(encode_record(record), self.head.request, self.head.earlier)
-
-    def names(self, packs: Iterable[PackId]) -> bool:
-        """Whether the version, as it was read, names one of these packs outside a table."""
-        named = {extent.pack for extent in self.record.extents}
-        if self.record.extents_at is not None:
-            named.add(self.record.extents_at.pack)
-        return not named.isdisjoint(packs)
 
 
 class PartClaim(Struct, frozen=True):

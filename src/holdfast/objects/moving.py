@@ -89,7 +89,7 @@ class Moving:
             try:
                 unreadable = await self._read(plan, data)
                 if unreadable is None:
-                    return await self._carry_out(plan, data, survey, scheme, list(worth))
+                    return await self._carry_out(plan, data, scheme, list(worth))
             finally:
                 self._context.budget.give(plan.bytes)
             survey.without([unreadable])
@@ -116,7 +116,6 @@ class Moving:
         self,
         plan: "Plan",
         data: dict[Extent, Buffer],
-        survey: Survey,
         scheme: Scheme,
         packs: Sequence[PackId],
     ) -> MoveReport:
@@ -133,9 +132,7 @@ class Moving:
         for number, claim in enumerate(plan.owners):
             if number % MOVES_AT_ONCE == 0:
                 await self._clock.sleep(0)
-            version = claim.record.version
-            before = survey.before.get(version, {})
-            changes.append(_version_change(claim, moved, tables_at.get(version), before, cause))
+            changes.append(_version_change(claim, moved, tables_at.get(claim.record.version), cause))
         packs_rows = [*written.transactions, *(tables.transactions if tables is not None else ())]
         done = await self._commit(packs_rows, changes)
         await self._settle_open()
@@ -307,15 +304,11 @@ class Plan:
 
 
 def _version_change(
-    claim: Claim,
-    moved: Mapping[Extent, Extent],
-    table_at: Extent | None,
-    before: Mapping[PackId, int],
-    cause: str,
+    claim: Claim, moved: Mapping[Extent, Extent], table_at: Extent | None, cause: str
 ) -> _Change:
     new = [moved[extent] for _, extent in claim.extents] + ([table_at] if table_at is not None else [])
     home = _Home(claim.record.version, claim.where.head_row, sizes_of(new))
-    return _Change(claim.transaction(moved, table_at, before, cause), (home,))
+    return _Change(claim.transaction(moved, table_at, cause), (home,))
 
 
 def _upload_change(claim: UploadClaim, moved: Mapping[Extent, Extent], cause: str) -> _Change:

@@ -46,8 +46,6 @@ class Survey(Struct):
     owners: list[Claim]
     sharers: list[Claim]
     uploads: list[UploadClaim]
-    before: dict[VersionId, dict[PackId, int]]
-    """What a version with a table let go of a pack earlier."""
     needed: dict[PackId, int]
     heads: dict[bytes, int]
     """Revisions of the head rows that were looked at and are there."""
@@ -58,7 +56,7 @@ class Survey(Struct):
     @classmethod
     def of(cls, packs: Iterable[PackId]) -> "Survey":
         """Of these packs, with nothing found yet."""
-        return cls([], [], [], {}, dict.fromkeys(packs, 0), {}, set())
+        return cls([], [], [], dict.fromkeys(packs, 0), {}, set())
 
     def extents(self) -> set[Extent]:
         """All that is needed."""
@@ -200,13 +198,7 @@ class Surveyor:
             await self._clock.sleep(0)
         if not numbered:
             return Claim(where, revision, head, ((0, at),)) if at.pack in packs else None
-        claim = Claim(where, revision, head, tuple(numbered), table)
-        left = list(claim.left)
-        before = await self._index.get([keys.dead_row(pack, record.version) for pack in left])
-        survey.before[record.version] = {
-            pack: rows.decode_dead(row.value).size for pack, row in zip(left, before, strict=True) if row
-        }
-        return claim
+        return Claim(where, revision, head, tuple(numbered), table)
 
     async def _add_parts(self, entries: Sequence[tuple[PackId, ManifestEntry]], survey: Survey) -> None:
         owned = {extent for claim in survey.owners for _, extent in claim.extents}
