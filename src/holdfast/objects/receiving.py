@@ -42,11 +42,20 @@ class Label(Struct, frozen=True):
     key: str
     version: str
     part: int = 0
+    conditional: bool = False
 
     def entry(self, extent: Extent, piece: int = 0, record: bytes = b"") -> ManifestEntry:
         """The entry of one piece."""
         return ManifestEntry(
-            self.bucket, self.key, self.version, extent.offset, extent.length, self.part, piece, record
+            self.bucket,
+            self.key,
+            self.version,
+            extent.offset,
+            extent.length,
+            self.part,
+            piece,
+            record,
+            conditional=self.conditional,
         )
 
 

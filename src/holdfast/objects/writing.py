@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from holdfast.base.checksums import Buffer
 from holdfast.base.errors import Busy
-from holdfast.base.ids import RequestId, VersionId, new_version_id
+from holdfast.base.ids import VersionId, new_version_id
 from holdfast.index.port import Expect, Row, Transaction
 from holdfast.objects.conditions import check_write, is_conditional
 from holdfast.objects.context import Context
@@ -138,13 +138,13 @@ def _takes(record: VersionRecord) -> tuple[Expect, ...]:
 class _SmallPut:
     """Describes and proposes a small object once packs know where it lies."""
 
-    __slots__ = ("_encoded", "_extent", "_request", "_state", "_sums", "_version")
+    __slots__ = ("_encoded", "_extent", "_put", "_state", "_sums", "_version")
 
-    def __init__(self, state: State, version: _Version, sums: Sums, request: RequestId) -> None:
+    def __init__(self, state: State, version: _Version, sums: Sums, put: PutObject) -> None:
         self._state = state
         self._version = version
         self._sums = sums
-        self._request = request
+        self._put = put
         self._extent: Extent | None = None
         self._encoded: Encoded | None = None
 
@@ -166,11 +166,12 @@ class _SmallPut:
             0,
             0,
             self._encode(extent).raw,
+            conditional=is_conditional(self._put.conditions),
         )
 
     def propose(self, extent: Extent) -> Transaction:
         """The transaction that makes it visible."""
-        return put_transaction(self._state, self._encode(extent), self._request)
+        return put_transaction(self._state, self._encode(extent), self._put.request)
 
 
 class Writing:
@@ -223,7 +224,7 @@ class Writing:
     async def _append(
         self, put: PutObject, state: State, version: _Version, data: Buffer, sums: Sums, *, in_turn: bool
     ) -> Stored:
-        small = _SmallPut(state, version, sums, put.request)
+        small = _SmallPut(state, version, sums, put)
         piece = Piece(data, small.describe, small.propose)
         appended = await self._context.packs.append(version.scheme, piece)
         decided = await self._context.committer.settle(appended.transaction, appended.outcome)
@@ -234,7 +235,7 @@ class Writing:
 
     async def _put_large(self, put: PutObject, state: State, version: _Version) -> Stored:
         algorithm = put.body.algorithm or DEFAULT_ALGORITHM
-        label = Label(put.bucket, put.key, version.version)
+        label = Label(put.bucket, put.key, version.version, conditional=is_conditional(put.conditions))
         order = state.next_order
         received = await self._context.receiver.receive(
             put.body,

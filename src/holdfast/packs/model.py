@@ -99,6 +99,7 @@ class ManifestEntry(Struct, frozen=True, array_like=True):
     completes a version, else empty. `order` is the version's order in its key; `part` and `piece`
     place the piece in a larger object (part number 0 outside multipart uploads). `moved` says that the
     piece came from another pack: what it belongs to was in the index before this pack was begun.
+    `conditional` says that the write could still be refused, for what its client asked to hold.
     """
 
     bucket: str
@@ -110,6 +111,7 @@ class ManifestEntry(Struct, frozen=True, array_like=True):
     piece: int = 0
     record: bytes = b""
     moved: bool = False
+    conditional: bool = False
 
 
 class Piece(Struct, frozen=True):

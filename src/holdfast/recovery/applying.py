@@ -3,9 +3,12 @@
 The journal ends a second or so before the index did. Objects that were written in between lie in packs that
 no row names, and those packs say what is in them. What must hold:
 
-- a version counts only if it is newer than what the rows have: of a later order, begun after the head was
-  last changed, in a pack that was begun when the journal ended or shortly before. What a crash or a refusal
-  left behind earlier is not brought back.
+- a version counts only if its pack was begun when the journal ended or shortly before, and after the key was
+  last changed. What a crash or a refusal left behind earlier is not brought back.
+- one whose order says that something newer is there counts as well: the key was deleted meanwhile, and counts
+  anew from 1, or two wrote at once. It is told; and where its write could have been refused for that, it does
+  not count.
+- what was moved from another pack was in the index before: it is never a reason to make anything.
 - it counts only with all of its bytes: every pack that it names has a row, or can be read and gets one.
 - what could be meant either way is told, and left as the journal has it. Nothing is given up for that: the
   bytes stay where they are.
@@ -80,7 +83,7 @@ class Candidate(NamedTuple):
     bucket: str
     key: str
     pack: PackId
-    has_row: bool
+    conditional: bool
     record: VersionRecord
 
 
@@ -126,6 +129,8 @@ def candidates(young: Mapping[PackId, Young], applied: Applied) -> list[Candidat
     found: list[Candidate] = []
     for pack, (_, manifest, has_row) in young.items():
         for entry in manifest.entries:
+            if entry.moved:
+                continue
             if not entry.record or entry.part:
                 applied.pieces += not has_row
                 continue
@@ -134,9 +139,8 @@ def candidates(young: Mapping[PackId, Young], applied: Applied) -> list[Candidat
             except Damaged as error:
                 applied.doubtful.append(_told(entry, str(error)))
                 continue
-            found.append(
-                Candidate(manifest.revision, record.order, entry.bucket, entry.key, pack, has_row, record)
-            )
+            order, at = record.order, manifest.revision
+            found.append(Candidate(at, order, entry.bucket, entry.key, pack, entry.conditional, record))
     return sorted(found, key=lambda one: (one.since, one.order, one.record.modified_ms, one.record.version))
 
 
@@ -170,7 +174,7 @@ class Applier:
         self._next_revision = next_revision
         self._region = region
         self._randomness = randomness
-        self._since: dict[bytes, int] = {}
+        self._made: set[bytes] = set()
 
     def run(self, found: Sequence[Candidate], applied: Applied) -> None:
         """All of them."""
@@ -188,29 +192,31 @@ class Applier:
         if lacking := [pack.hex() for pack in packs_of(record) if not self._is_there(pack)]:
             applied.incomplete.append(replace(told, why=f"without pack {', '.join(lacking)}"))
             return
-        earlier = self._since.get(where.head_row)
-        changed_at = self._loaded.changed.get(where.head_row, 0)
-        if earlier is None and changed_at > one.since:
+        changed_at = self._changed_at(where.head_row, head)
+        if changed_at > one.since:
             why = f"begun at revision {one.since}, and the key was changed at {changed_at}"
             applied.doubtful.append(replace(told, why=why))
             return
         if current is not None and current.order >= record.order:
-            if earlier is None:
-                if head is not None and one.since >= head.revision:
-                    why = f"of order {record.order}, and what is there has {current.order}"
-                    applied.doubtful.append(replace(told, why=why))
+            # The key was deleted and counts anew, or two wrote at once and it is not known who came last.
+            why = f"of order {record.order}, where {current.order} is: after a deletion, or at the same time"
+            if one.conditional:
+                applied.doubtful.append(replace(told, why=f"{why}; it may have been refused"))
                 return
-            # Two of the last moment: they raced, or the key was deleted between them. The later one began
-            # when the earlier was acknowledged, or neither can be told from the other.
-            why = "written at the same time as, or after a deletion of, another that was applied before it"
-            applied.doubtful.append(replace(told, why=why))
+            applied.doubtful.append(replace(told, why=f"{why}; it counts"))
             record = replace(record, order=current.order + 1)
         if bucket is None and one.since < self._loaded.revision:
             applied.doubtful.append(replace(told, why="its bucket is not in the journal"))
             return
         self._apply(one, record, where, bucket, head, applied)
-        self._since[where.head_row] = one.since
+        self._made.add(where.head_row)
         applied.applied.append(told)
+
+    def _changed_at(self, key: bytes, head: Row | None) -> int:
+        """The last revision at which the journal says that the key changed; nothing of what is done here."""
+        if key in self._made or head is None:
+            return self._loaded.changed.get(key, 0)
+        return max(head.revision, self._loaded.changed.get(key, 0))
 
     def _is_there(self, pack: PackId) -> bool:
         (row,) = self._scratch.get([pack_row(pack)])
