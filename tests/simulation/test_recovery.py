@@ -7,21 +7,15 @@ every object whose bytes were acknowledged last; and nothing that was refused, e
 """
 
 import asyncio
-from bisect import insort
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 import pytest
 
-from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
-from holdfast.base.ids import RequestId, StoreId
+from holdfast.base.ids import RequestId
 from holdfast.base.randomness import SeededRandomness
-from holdfast.chores.collect import Collect, Sweep
-from holdfast.chores.compact import Compact
-from holdfast.index.memory import MemoryIndex, MemoryRows
-from holdfast.index.port import Row
-from holdfast.objects.errors import NoSuchKey, PreconditionFailed
+from holdfast.objects.errors import PreconditionFailed
 from holdfast.objects.model import (
     CompletePart,
     CompleteUpload,
@@ -30,36 +24,16 @@ from holdfast.objects.model import (
     CreateUpload,
     DeleteKey,
     PutObject,
-    ReadObject,
     UploadPart,
 )
-from holdfast.objects.service import Objects
-from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
-from holdfast.packs.disposal import Disposal
-from holdfast.packs.named import NamedPacks, find_names
-from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import Verifier
-from holdfast.packs.watched import WatchedIndex
-from holdfast.recovery.applying import Applied, Applier, candidates, read_young
-from holdfast.recovery.keeping import Keeping
-from holdfast.recovery.loading import Loaded, load, newest_lineage
-from holdfast.recovery.names import PREFIX
-from holdfast.recovery.scratch import Scratch
-from holdfast.recovery.surveying import Survey, survey
-from holdfast.scheme import Scheme
-from tests.kit.kept import INCARNATION
-from tests.kit.objects import BUCKET, BytesBody, content
-from tests.kit.rig import Rig, build_rig
+from tests.kit.objects import BUCKET, BytesBody
+from tests.kit.recovery_world import Again, World, held, make_world, recover, serve_again
 from tests.kit.virtual import run_virtual
 
-SETTINGS = ObjectsSettings(
-    default_scheme="rs-4-2",
-    stores=6,
-    limits=ObjectsLimits(hashing_threads=0, part_bytes_min=1, inline_bytes_max=64),
-)
 KEYS_EACH = 3
 CLIENTS = 5
-LIVES = 8
+LIVES = 6
 
 
 @dataclass
@@ -75,59 +49,19 @@ class Deed:
 
 
 @dataclass
-class World:
-    rig: Rig
-    rows: MemoryRows
-    objects: Objects
+class Book:
+    """What was done to each key, and bodies that were refused."""
+
     deeds: dict[str, list[Deed]] = field(default_factory=dict)
     refused: set[bytes] = field(default_factory=set)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
-
-
-async def make_world(seed: int) -> World:
-    rig = build_rig(seed=seed)
-    rows = rig.index.rows
-    rows.incarnation = INCARNATION
-    rig.index.commit_delay_s = 0.002
-    index = WatchedIndex(rig.index)
-    clock, chance = rig.clock, rig.randomness
-    topology = rig.packs.writer._topology
-    packs = Packs(rig.attached, topology, index, rig.health, clock, chance, lambda *_: None)
-    objects = Objects(index, packs, clock, chance, SETTINGS)
-    named = NamedPacks(rig.attached, topology, rig.health, clock, chance, lambda: Scheme(4, 2))
-    keeping = Keeping(index, named, lambda: frozenset(rig.attached), clock, chance, lambda _: None)
-    keeping.snapshots._journal_bytes_min = 20_000
-    keeping.snapshots._page_bytes = 4_000
-    disposal = Disposal(rig.attached, index, is_covered=keeping.journal.covers)
-    compact = Compact(index, objects.moving(clock).move, walk_every_s=2.0)
-    collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
-    world = World(rig, rows, objects)
-    await objects.create_bucket(BUCKET, None)
-    world.tasks = [
-        asyncio.ensure_future(_again(clock, chore.step, pause_s))
-        for chore, pause_s in (
-            (keeping.journal, 1.0),
-            (keeping.snapshots, 0.5),
-            (keeping.upkeep, 5.0),
-            (collect, 0.3),
-            (compact, 0.3),
-            (Sweep(disposal), 0.3),
-        )
-    ]
-    return world
-
-
-async def _again(clock: Clock, step: Callable[[], Awaitable[bool]], pause_s: float) -> None:
-    while True:
-        if not await step():
-            await clock.sleep(pause_s)
 
 
 class Client:
     """Works on keys of its own until it is stopped."""
 
-    def __init__(self, world: World, number: int, seed: int) -> None:
+    def __init__(self, world: World, book: "Book", number: int, seed: int) -> None:
         self._world = world
+        self._book = book
         self._keys = [f"c{number}/k{key}" for key in range(KEYS_EACH)]
         self._chance = SeededRandomness(f"client {number} of {seed}")
         self._count = 0
@@ -139,7 +73,7 @@ class Client:
 
     async def _one(self) -> None:
         key = self._keys[self._chance.below(KEYS_EACH)]
-        deeds = self._world.deeds.setdefault(key, [Deed(None, 0, 0)])
+        deeds = self._book.deeds.setdefault(key, [Deed(None, 0, 0)])
         what = self._chance.below(10)
         if what < 5:
             await self._put(key, deeds)
@@ -175,7 +109,7 @@ class Client:
 
     async def _copy(self, key: str, deeds: list[Deed]) -> None:
         source = self._keys[self._chance.below(KEYS_EACH)]
-        held = self._world.deeds.get(source, [Deed(None, 0, 0)])[-1].holds
+        held = self._book.deeds.get(source, [Deed(None, 0, 0)])[-1].holds
         if source == key or held is None:
             return
         copy = CopyObject(source_bucket=BUCKET, source_key=source, bucket=BUCKET, key=key)
@@ -199,46 +133,11 @@ class Client:
         if deeds[-1].holds is None:
             return
         body = self._body()
-        self._world.refused.add(body)
+        self._book.refused.add(body)
         conditions = Conditions(if_none_match=("*",))
         put = PutObject(bucket=BUCKET, key=key, body=BytesBody(body), conditions=conditions)
         with pytest.raises(PreconditionFailed):
             await self._world.objects.put_object(put)
-
-
-@dataclass
-class Again:
-    """What recovery made."""
-
-    loaded: Loaded
-    surveyed: Survey
-    applied: Applied
-    rows: MemoryRows
-
-
-async def recover(rig: Rig) -> Again:
-    scratch = Scratch(None)
-    names = await find_names(rig.attached, PREFIX)
-    loaded = await load(rig.attached, names, newest_lineage(names, ""), scratch, lambda _: None)
-    revision = loaded.revision
-
-    def following() -> int:
-        nonlocal revision
-        revision += 1
-        return revision
-
-    surveyed = await survey(rig.attached, scratch, loaded.window, following)
-    applied = Applied([], [], [], [])
-    young = await read_young(rig.attached, loaded, surveyed.nameless, surveyed.recent, applied)
-    applier = Applier(scratch, loaded, young, following, "us-east-1", rig.randomness)
-    applier.run(candidates(young, applied), applied)
-    rows = MemoryRows("cd" * 16)
-    for row in scratch.scan(b""):
-        insort(rows._keys, row.key)
-        rows._rows[row.key] = Row(*row)
-    rows.revision = revision
-    scratch.close()
-    return Again(loaded, surveyed, applied, rows)
 
 
 def allowed(deeds: list[Deed], covered: int) -> list[bytes | None]:
@@ -251,45 +150,36 @@ def allowed(deeds: list[Deed], covered: int) -> list[bytes | None]:
     return [deed.holds for deed in deeds[least:]]
 
 
-async def one_life(seed: int) -> tuple[World, Again]:
-    world = await make_world(seed)
+async def one_life(seed: int) -> tuple[World, Book, Again]:
+    world, book = await make_world(seed), Book()
     rig = world.rig
     chance = SeededRandomness(f"end of {seed}")
-    work = [asyncio.ensure_future(Client(world, number, seed).run()) for number in range(CLIENTS)]
-    ended, _ = await asyncio.wait([*work, *world.tasks], timeout=3 + chance.fraction() * 12)
+    world.start()
+    world.tasks += [
+        asyncio.ensure_future(Client(world, book, number, seed).run()) for number in range(CLIENTS)
+    ]
+    ended, _ = await asyncio.wait(world.tasks, timeout=3 + chance.fraction() * 8)
     for task in ended:
         task.result()
-    for task in (*work, *world.tasks):
-        task.cancel()
-    await asyncio.gather(*work, *world.tasks, return_exceptions=True)
+    await world.stop()
     for _ in range(2):
-        store = rig.stores[chance.below(len(rig.stores))]
-        rig.attached.pop(store, None)
-    return world, await recover(rig)
+        rig.attached.pop(rig.stores[chance.below(len(rig.stores))], None)
+    return world, book, await recover(rig)
 
 
-async def check_life(seed: int) -> tuple[World, Again]:
-    world, again = await one_life(seed)
+async def check_life(seed: int) -> Again:
+    world, book, again = await one_life(seed)
     rig = world.rig
     assert again.loaded.gap == ""
     assert again.surveyed.short == []
     assert again.applied.incomplete == []
-    index = MemoryIndex(rig.clock, again.rows)
-    topology = rig.packs.writer._topology
-    for store in rig.stores:
-        if store not in rig.attached:
-            rig.health.vanished(StoreId(store), rig.clock.monotonic(), "lost")
-    packs = Packs(rig.attached, topology, index, rig.health, rig.clock, rig.randomness, lambda *_: None)
-    objects = Objects(index, packs, rig.clock, rig.randomness, SETTINGS)
-    for key, deeds in world.deeds.items():
-        found: bytes | None
+    objects, packs, index = serve_again(rig, again.rows)
+    for key, deeds in book.deeds.items():
         try:
-            found = await content(await objects.read_object(ReadObject(bucket=BUCKET, key=key)))
-        except NoSuchKey:
-            found = None
+            found = await held(objects, key)
         except HoldfastError as error:
             raise AssertionError(f"seed {seed}: {key} cannot be read: {error}") from error
-        assert found not in world.refused, f"seed {seed}: {key} holds what was refused"
+        assert found not in book.refused, f"seed {seed}: {key} holds what was refused"
         may = allowed(deeds, again.loaded.revision)
         assert found in may, (
             f"seed {seed}: {key} holds {(found or b'')[:20]!r} at {again.loaded.revision}, and may hold "
@@ -298,16 +188,17 @@ async def check_life(seed: int) -> tuple[World, Again]:
     # And the next life goes on with it: nothing is torn.
     verifier = Verifier(rig.attached, index, packs.rows, packs.reader, rig.clock)
     assert all([report.losses_left >= 0 async for report in verifier.verify_all()])
-    for key in world.deeds:
+    for key in book.deeds:
         await objects.put_object(PutObject(bucket=BUCKET, key=key, body=BytesBody(b"new " * 10)))
-        assert await content(await objects.read_object(ReadObject(bucket=BUCKET, key=key))) == b"new " * 10
-    return world, again
+        assert await held(objects, key) == b"new " * 10
+    return again
 
 
+@pytest.mark.slow
 def test_an_index_and_two_stores_are_lost_at_any_moment() -> None:
     snapshots = applied = pieces = 0
     for seed in range(LIVES):
-        _, again = run_virtual(check_life(seed))
+        again = run_virtual(check_life(seed))
         snapshots += again.loaded.snapshot is not None
         applied += len(again.applied.applied)
         pieces += again.loaded.pieces

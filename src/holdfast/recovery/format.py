@@ -208,7 +208,7 @@ def _binding(snapshot: SnapshotName) -> bytes:
 def _decoded(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes, where: str) -> _T:
     try:
         value = decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"What should be {where} cannot be read: {error}.") from error
     if value.format != FORMAT:
         raise Damaged(
