@@ -33,7 +33,7 @@ from tests.kit.rig import Rig, build_rig
 
 SETTINGS = ObjectsSettings(
     default_scheme="rs-4-2",
-    stores=6,
+    stores=lambda: 6,
     limits=ObjectsLimits(hashing_threads=0, part_bytes_min=1, inline_bytes_max=64),
 )
 
