@@ -34,6 +34,7 @@ class DiskFault(Enum):
     FLIPS = "flips"
     FULL = "full"
     READ_ONLY = "read-only"
+    UNREADABLE = "unreadable shards"
     ROT = "rot"
     REPLACED = "replaced"
     OLD_IMAGE = "old image"
@@ -74,6 +75,9 @@ def begin(slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
             script.full = True
         case DiskFault.READ_ONLY:
             script.read_only = True
+        case DiskFault.UNREADABLE:
+            names = sorted(slot.memory.medium)
+            script.unreadable = {name for name in names if chance.below(3) == 0}
         case DiskFault.ROT:
             rot(slot, chance)
         case DiskFault.REPLACED:
