@@ -85,13 +85,14 @@ class NodeProcess:
         environment: Mapping[str, str] | None = None,
         port: int = 0,
         prefix: Sequence[str] = (),
+        program: Sequence[str | Path] = (PROGRAM,),
     ) -> None:
         self.home = home
         self.data = home / "holdfast-data"
         self._arguments = [str(argument) for argument in arguments]
         self._environment = dict(environment or {})
         self._port = port
-        self._prefix = list(prefix)
+        self._prefix = [*prefix, *program]
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._lines: list[str] = []
@@ -123,7 +124,7 @@ class NodeProcess:
         """Start and return when it takes requests."""
         self._lines.clear()
         self._process = subprocess.Popen(
-            [*self._prefix, PROGRAM, "serve", "--port", str(self._port), *self._arguments],
+            [*self._prefix, "serve", "--port", str(self._port), *self._arguments],
             cwd=self.home,
             env=clean_environment(self._environment),
             stdout=subprocess.PIPE,

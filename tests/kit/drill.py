@@ -1,0 +1,379 @@
+"""The drill kit: a node under load at a fixed rate, a fault, and what clients and disks say of it.
+
+The load is open-loop: requests go out when their time has come, however long the others take, so that a node
+that stalls is seen to stall. The content of every answer is checked. Afterwards every acknowledged object is read
+back, and every shard on every disk is compared with what the byte tables say (`tests/kit/audit.py`).
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import msgspec
+
+from holdfast.base.clock import SystemClock
+from holdfast.node.status import NodeState, Status
+from holdfast.node.verification import Broken, Started, Summary, decode_line
+from tests.kit.drill_node import PIPE
+from tests.kit.process import NodeProcess
+from tests.kit.s3 import ACCESS_KEY, SECRET_KEY, call
+
+BUCKET = "drill"
+SIZES = (0, 1, 900, 4096, 20_000, 70_000, 300_000, 1_500_000)
+KEYS = 120
+ROOT = Path(__file__).resolve().parents[2]
+LOOK_EVERY_S = 0.1
+WHOLE_WITHIN_S = 90.0
+
+Content = bytes | None
+
+
+class DrillNode(NodeProcess):
+    """A node whose stores do as they are told."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+        given = {"HOLDFAST_ACCESS_KEY_ID": ACCESS_KEY, "HOLDFAST_SECRET_ACCESS_KEY": SECRET_KEY}
+        given |= {"PYTHONPATH": str(ROOT)} | dict(environment or {})
+        super().__init__(home, environment=given, program=(sys.executable, "-m", "tests.kit.drill_node"))
+        with suppress(FileExistsError):
+            os.mkfifo(home / PIPE)
+
+    def tell(self, slot: str, **script: object) -> None:
+        """What is wrong with the store of a slot from now on; `well=True` ends it."""
+        with (self.home / PIPE).open("w") as orders:
+            orders.write(json.dumps({"slot": slot} | script) + "\n")
+
+    async def look(self) -> Status:
+        """Its status."""
+        answer = await call(self.port, "GET", "/-/status")
+        assert answer.status == 200, answer.body
+        return msgspec.json.decode(answer.body, type=Status)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port = urlsplit(self.endpoint).port
+        assert port is not None
+        return port
+
+
+@dataclass
+class Done:
+    """One request: when it was due, and when it was over, in seconds of the clock."""
+
+    what: str
+    due: float
+    over: float
+    error: str = ""
+
+
+@dataclass
+class Outcome:
+    """What a drill came to. Times in seconds; None where it did not come to pass."""
+
+    name: str
+    requests: int = 0
+    failed: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    longest_s: float = 0.0
+    gaps_s: dict[str, float] = field(default_factory=dict)
+    detected_s: float | None = None
+    redundant_s: float | None = None
+
+    def check(self) -> None:
+        """The bars that count: nothing failed, nothing lost, nothing wrong."""
+        assert (self.failed, self.wrong, self.lost) == ([], [], []), self.row()
+
+    def row(self) -> str:
+        """A line of the table."""
+
+        def told(seconds: float | None) -> str:
+            return "-" if seconds is None else f"{seconds:.2f} s"
+
+        gap = max(self.gaps_s.values(), default=0.0)
+        return (
+            f"{self.name:<42} {self.requests:>8} {len(self.failed):>6} {len(self.lost):>5} {len(self.wrong):>5} "
+            f"{self.longest_s:>9.2f} s {gap:>7.2f} s {told(self.detected_s):>10} {told(self.redundant_s):>10}"
+        )
+
+
+HEADING = (
+    f"{'fault':<42} {'requests':>8} {'failed':>6} {'lost':>5} {'wrong':>5} "
+    f"{'longest':>11} {'gap':>9} {'detected':>10} {'whole':>10}"
+)
+
+
+class Load:
+    """Requests at a fixed rate, each key used by one of them at a time; knows what each key may hold."""
+
+    def __init__(self, node: DrillNode, *, rate: float, seed: str) -> None:
+        self._node = node
+        self._rate = rate
+        self._chance = random.Random(seed)
+        self._clock = SystemClock()
+        self._busy: set[str] = set()
+        self.possible: dict[str, list[Content]] = {}
+        self.done: list[Done] = []
+        self.wrong: list[str] = []
+        self._running: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Load":
+        self._running = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._running is not None
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await asyncio.gather(*self._tasks)
+
+    async def begin(self) -> None:
+        """The bucket, and an object under some of the keys."""
+        answer = await call(self._node.port, "PUT", f"/{BUCKET}")
+        assert answer.status == 200, answer.body
+        for number in range(0, KEYS, 4):
+            await self._one(self._put, f"k{number:03}", self._clock.monotonic())
+        assert not [one for one in self.done if one.error]
+        self.done.clear()
+
+    async def _run(self) -> None:
+        due = self._clock.monotonic()
+        while True:
+            due += 1 / self._rate
+            await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+            free = [key for key in (f"k{number:03}" for number in range(KEYS)) if key not in self._busy]
+            if not free:
+                continue
+            dice, key = self._chance.random(), self._chance.choice(free)
+            operation = (
+                self._get
+                if dice < 0.60
+                else self._put
+                if dice < 0.9
+                else self._delete
+                if dice < 0.95
+                else self._list
+            )
+            task = asyncio.create_task(self._one(operation, key, due))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _one(self, operation: Callable[[str], Awaitable[str]], key: str, due: float) -> None:
+        self._busy.add(key)
+        what = operation.__name__.strip("_")
+        try:
+            error = await operation(key)
+        except (OSError, EOFError, TimeoutError) as raised:
+            error = f"{what} {key}: {raised!r}"
+        finally:
+            self._busy.discard(key)
+        self.done.append(Done(what, due, self._clock.monotonic(), error))
+
+    async def _get(self, key: str) -> str:
+        answer = await call(self._node.port, "GET", f"/{BUCKET}/{key}")
+        may_be = self.possible.get(key, [None])
+        if answer.status not in (200, 404):
+            return f"get {key}: {answer.status} {answer.body[:300]!r}"
+        found = None if answer.status == 404 else answer.body
+        if found not in may_be:
+            self.wrong.append(f"{key} holds {_told(found)}, promised was {[_told(one) for one in may_be]}")
+        return ""
+
+    async def _put(self, key: str) -> str:
+        body = self._chance.randbytes(self._chance.choice(SIZES))
+        return await self._change("PUT", key, body)
+
+    async def _delete(self, key: str) -> str:
+        return await self._change("DELETE", key, None)
+
+    async def _change(self, method: str, key: str, content: Content) -> str:
+        before = self.possible.setdefault(key, [None])
+        self.possible[key] = [*before, content]
+        answer = await call(self._node.port, method, f"/{BUCKET}/{key}", body=content or b"")
+        if answer.status not in (200, 204):
+            return f"{method} {key}: {answer.status} {answer.body[:300]!r}"
+        self.possible[key] = [content]
+        return ""
+
+    async def _list(self, key: str) -> str:
+        answer = await call(self._node.port, "GET", f"/{BUCKET}?list-type=2&prefix={key}")
+        if answer.status != 200:
+            return f"list {key}: {answer.status} {answer.body[:300]!r}"
+        sizes = [
+            int(size.text or "")
+            for size in ElementTree.fromstring(answer.body).iterfind("{*}Contents/{*}Size")
+        ]
+        may_be = [[] if one is None else [len(one)] for one in self.possible.get(key, [None])]
+        if sizes not in may_be:
+            self.wrong.append(f"{key} is listed with {sizes}, promised was {may_be}")
+        return ""
+
+    async def read_back(self) -> list[str]:
+        """Read every key; what was acknowledged and is not there. Knows from now on what each holds."""
+        lost = []
+        for key, may_be in sorted(self.possible.items()):
+            answer = await call(self._node.port, "GET", f"/{BUCKET}/{key}")
+            found = None if answer.status == 404 else answer.body
+            if answer.status not in (200, 404) or found not in may_be:
+                lost.append(
+                    f"{key}: {answer.status} {_told(found)}, promised was {[_told(one) for one in may_be]}"
+                )
+            else:
+                self.possible[key] = [found]
+        return lost
+
+    def add_up(self, outcome: Outcome) -> None:
+        """Put into `outcome` what clients have seen since the last time."""
+        done, self.done = self.done, []
+        outcome.requests = len(done)
+        outcome.failed = [one.error for one in done if one.error]
+        outcome.wrong, self.wrong = self.wrong, []
+        outcome.longest_s = max((one.over - one.due for one in done), default=0.0)
+        for what in sorted({one.what for one in done}):
+            outcome.gaps_s[what] = _longest_gap([one for one in done if one.what == what])
+
+
+def _longest_gap(done: list[Done]) -> float:
+    """The longest time in which requests were due and none succeeded: from the first that was due after a
+    success to the next success."""
+    longest, last = 0.0, float("-inf")
+    for success in sorted((one for one in done if not one.error), key=lambda one: one.over):
+        waiting = min((one.due for one in done if one.due > last), default=success.over)
+        longest = max(longest, success.over - waiting)
+        last = success.over
+    return longest
+
+
+def _told(content: Content) -> str:
+    return "nothing" if content is None else f"{len(content)} bytes ({content[:4].hex()}…)"
+
+
+def is_whole(status: Status) -> bool:
+    """Whether the node says that all is as it was promised."""
+    packs = status.packs
+    return (
+        status.state is NodeState.ONLINE
+        and packs.degraded == packs.debts == packs.repairs_waiting == packs.unreadable == 0
+    )
+
+
+class Drill:
+    """One node, one load, one fault after the other."""
+
+    def __init__(self, node: DrillNode, load: Load, *, seconds: float) -> None:
+        self.node = node
+        self.load = load
+        self._seconds = seconds
+        self._clock = SystemClock()
+        self.outcomes: list[Outcome] = []
+
+    async def run(
+        self,
+        name: str,
+        fault: Callable[[], object],
+        undo: Callable[[], object] = lambda: None,
+        *,
+        noticed: Callable[[Status], bool] | None = None,
+        hidden: bool = False,
+    ) -> Outcome:
+        """Do `fault` under load, `undo` it after a while, wait until all is whole again. With `noticed`, the load
+        goes on until the status shows it. What is `hidden` is found by reading everything."""
+        outcome = Outcome(name)
+        self.outcomes.append(outcome)
+        async with self.load:
+            await self._clock.sleep(0.3)
+            began = self._clock.monotonic()
+            await asyncio.to_thread(fault)
+            if noticed is not None:
+                outcome.detected_s = await self._until(noticed, began, f"{name} to be noticed")
+            await self._clock.sleep(max(0.0, began + self._seconds - self._clock.monotonic()))
+            mending = self._clock.monotonic()
+            await asyncio.to_thread(undo)
+            if hidden:
+                summary = await self.verify()
+                assert summary.lost == 0, summary
+            outcome.redundant_s = await self._until(is_whole, mending, f"redundancy after {name}")
+        self.load.add_up(outcome)
+        outcome.lost = await self.load.read_back()
+        return outcome
+
+    async def restarting(
+        self,
+        name: str,
+        before: Callable[[], object],
+        ends: Callable[[], object],
+        *,
+        sees: Callable[[Status], bool] | None = None,
+        then: Callable[[], object] = lambda: None,
+    ) -> Outcome:
+        """Load with the trouble of `before`; then `ends` ends the process, the load with it, and changes what lies
+        on disks. What the node `sees` when it is back; what is done `then`; and whole again."""
+        outcome = Outcome(name)
+        self.outcomes.append(outcome)
+        await asyncio.to_thread(before)
+        async with self.load:
+            await self._clock.sleep(self._seconds)
+        self.load.add_up(outcome)
+        await asyncio.to_thread(ends)
+        await asyncio.to_thread(self.node.start)
+        began = self._clock.monotonic()
+        outcome.lost = await self.load.read_back()
+        if sees is not None:
+            outcome.detected_s = await self._until(sees, began, f"{name} to be noticed")
+        async with self.load:
+            await asyncio.to_thread(then)
+            summary = await self.verify()
+            assert summary.lost == 0, summary
+            outcome.redundant_s = await self._until(is_whole, began, f"redundancy after {name}")
+        self.load.add_up(outcome)
+        outcome.lost += await self.load.read_back()
+        return outcome
+
+    async def verify(self) -> Summary:
+        """Have every shard of every pack read; what is wrong is mended by the node then."""
+        answer = await call(self.node.port, "POST", "/-/verify")
+        started = decode_line(answer.body.splitlines()[0])
+        assert isinstance(started, Started), answer.body
+        while True:
+            answer = await call(self.node.port, "GET", f"/-/verify?job={started.job}")
+            for line in map(decode_line, answer.body.splitlines()):
+                assert not isinstance(line, Broken), line
+                if isinstance(line, Summary):
+                    return line
+            await self._clock.sleep(LOOK_EVERY_S)
+
+    async def _until(self, holds: Callable[[Status], bool], began: float, what: str) -> float:
+        while True:
+            status = await self.node.look()
+            now = self._clock.monotonic()
+            if holds(status):
+                return now - began
+            assert now - began < WHOLE_WITHIN_S, f"waited {now - began:.0f} s for {what}: {status}"
+            await self._clock.sleep(LOOK_EVERY_S)
+
+    async def whole(self) -> None:
+        """Wait until all is whole."""
+        await self._until(is_whole, self._clock.monotonic(), "redundancy")
+
+
+def store_is(slot: str, *states: str) -> Callable[[Status], bool]:
+    """Whether a slot is in one of these states; without any, whether it is anything but healthy."""
+
+    def holds(status: Status) -> bool:
+        (store,) = [store for store in status.stores if store.slot == slot]
+        return store.state in states if states else store.state != "healthy"
+
+    return holds
