@@ -1,5 +1,5 @@
-"""Counting every shard on every disk, without asking the node: what the index says (read from a copy of its rows
-with SQLite alone), what lies there, and what the byte tables say should.
+"""Counting every shard on every disk, without asking the node: what the index says (read from a copy of its
+rows with SQLite alone), what lies there, and what the byte tables say should.
 """
 
 import json

@@ -1,8 +1,9 @@
 """The drill kit: a node under load at a fixed rate, a fault, and what clients and disks say of it.
 
-The load is open-loop: requests go out when their time has come, however long the others take, so that a node
-that stalls is seen to stall. The content of every answer is checked. Afterwards every acknowledged object is read
-back, and every shard on every disk is compared with what the byte tables say (`tests/kit/audit.py`).
+The load is open-loop: requests go out when their time has come, however long the others take, so that a
+node that stalls is seen to stall. The content of every answer is checked. Afterwards every acknowledged
+object is read back, and every shard on every disk is compared with what the byte tables say
+(`tests/kit/audit.py`).
 """
 
 import asyncio
@@ -102,8 +103,9 @@ class Outcome:
 
         gap = max(self.gaps_s.values(), default=0.0)
         return (
-            f"{self.name:<42} {self.requests:>8} {len(self.failed):>6} {len(self.lost):>5} {len(self.wrong):>5} "
-            f"{self.longest_s:>9.2f} s {gap:>7.2f} s {told(self.detected_s):>10} {told(self.redundant_s):>10}"
+            f"{self.name:<42} {self.requests:>8} {len(self.failed):>6} {len(self.lost):>5} "
+            f"{len(self.wrong):>5} {self.longest_s:>9.2f} s {gap:>7.2f} s "
+            f"{told(self.detected_s):>10} {told(self.redundant_s):>10}"
         )
 
 
@@ -289,8 +291,9 @@ class Drill:
         noticed: Callable[[Status], bool] | None = None,
         hidden: bool = False,
     ) -> Outcome:
-        """Do `fault` under load, `undo` it after a while, wait until all is whole again. With `noticed`, the load
-        goes on until the status shows it. What is `hidden` is found by reading everything."""
+        """Do `fault` under load, `undo` it after a while, go on with the load for as long, and wait until all is
+        whole again. With `noticed`, the fault lasts until the status shows it. What is `hidden` is found by
+        reading everything."""
         outcome = Outcome(name)
         self.outcomes.append(outcome)
         async with self.load:
@@ -305,7 +308,9 @@ class Drill:
             if hidden:
                 summary = await self.verify()
                 assert summary.lost == 0, summary
-            outcome.redundant_s = await self._until(is_whole, mending, f"redundancy after {name}")
+            await self._clock.sleep(self._seconds)
+        # Chores yield to clients: what is left is mended sooner without.
+        outcome.redundant_s = await self._until(is_whole, mending, f"redundancy after {name}")
         self.load.add_up(outcome)
         outcome.lost = await self.load.read_back()
         return outcome
@@ -319,8 +324,8 @@ class Drill:
         sees: Callable[[Status], bool] | None = None,
         then: Callable[[], object] = lambda: None,
     ) -> Outcome:
-        """Load with the trouble of `before`; then `ends` ends the process, the load with it, and changes what lies
-        on disks. What the node `sees` when it is back; what is done `then`; and whole again."""
+        """Load with the trouble of `before`; then `ends` ends the process, the load with it, and changes what
+        lies on disks. What the node `sees` when it is back; what is done `then`; and whole again."""
         outcome = Outcome(name)
         self.outcomes.append(outcome)
         await asyncio.to_thread(before)
@@ -337,7 +342,7 @@ class Drill:
             await asyncio.to_thread(then)
             summary = await self.verify()
             assert summary.lost == 0, summary
-            outcome.redundant_s = await self._until(is_whole, began, f"redundancy after {name}")
+        outcome.redundant_s = await self._until(is_whole, began, f"redundancy after {name}")
         self.load.add_up(outcome)
         outcome.lost += await self.load.read_back()
         return outcome

@@ -4,8 +4,8 @@
 
 It is what `holdfast serve` runs, with `FaultyStore` between each store and the house, and real files below.
 Orders come through the named pipe `faults` in the working directory, one JSON object a line:
-`{"slot": "disk3", "hang": true}` sets fields of that slot's script, `{"slot": "disk3", "well": true}` ends all
-that is wrong with it.
+`{"slot": "disk3", "hang": true}` sets fields of that slot's script, `{"slot": "disk3", "well": true}` ends
+all that is wrong with it.
 """
 
 import json

@@ -94,3 +94,27 @@ async def test_more_reports_than_there_is_room_for_are_let_go() -> None:
         repair.report(PackId(bytes([number]) * 16), 0, "wrong")
     assert repair.waiting == 4
     assert not repair.has_room
+
+
+async def test_many_that_cannot_be_mended_now_do_not_wait_for_each_other() -> None:
+    rig = build_rig(7)
+    packs = [(await write(rig, RS, bytes(9000))).extent.pack for _ in range(40)]
+    repair = Repair(rig.rewriter, lambda *_: None)
+    runner = ChoreRunner([repair], rig.clock, lambda *_: None)
+    sick = (await rig.packs.rows.fresh(packs[0])).places[0].store
+    rig.scripts[sick].read_errors = 1.0
+    for pack in packs:
+        for shard, place in (await rig.packs.rows.fresh(pack)).places.items():
+            if place.store == sick:
+                repair.report(pack, shard, "not read")
+    runner.start()
+    await rig.clock.sleep(3000)
+    assert repair.waiting > 20
+    rig.memories[sick].wipe()
+    rig.scripts[sick].read_errors = 0.0
+    rig.health.probed(sick, None, rig.clock.monotonic())
+    await rig.clock.sleep(120)
+    await runner.close()
+    assert repair.waiting == 0
+    for pack in packs:
+        assert (await rig.verifier.verify(await rig.packs.rows.fresh(pack))).state is PackHealth.WHOLE

@@ -28,11 +28,11 @@ RepairObserver = Callable[[PackId, str], None]
 
 
 class _Report(Struct):
-    """What is said of a pack's shards; how often mending it failed, and how many idle steps to rest."""
+    """What is said of a pack's shards; how often mending it failed, and at which idle step to try again."""
 
     shards: dict[int, str]
     tries: int = 0
-    rest: int = 0
+    again: int = 0
 
 
 class Repair:
@@ -53,6 +53,7 @@ class Repair:
         self._reports_max = reports_max
         self._new: OrderedDict[PackId, _Report] = OrderedDict()
         self._put_off: OrderedDict[PackId, _Report] = OrderedDict()
+        self._idle = 0
         self.repaired = 0
 
     @property
@@ -79,16 +80,14 @@ class Repair:
         if self._new:
             await self._mend(*self._new.popitem(last=False))
             return True
-        if not self._put_off:
+        due = next((pack for pack, report in self._put_off.items() if report.again <= self._idle), None)
+        if due is None:
+            self._idle += 1
             return False
-        pack, report = self._put_off.popitem(last=False)
-        if report.rest == 0:
-            return await self._mend(pack, report)
-        report.rest -= 1
-        self._put_off[pack] = report
-        return False
+        await self._mend(due, self._put_off.pop(due))
+        return True
 
-    async def _mend(self, pack: PackId, report: _Report) -> bool:
+    async def _mend(self, pack: PackId, report: _Report) -> None:
         shards = report.shards
         outcome = Rewritten.NOT_POSSIBLE_NOW
         try:
@@ -97,12 +96,11 @@ class Repair:
         finally:
             if outcome in (Rewritten.NOT_POSSIBLE_NOW, Rewritten.OVERTAKEN):
                 report.tries += 1
-                report.rest = min(2**report.tries, REST_MAX)
+                report.again = self._idle + min(2**report.tries, REST_MAX)
                 self._put_off[pack] = report
         if outcome is Rewritten.DONE:
             self.repaired += 1
             self._observer(pack, "; ".join(f"shard {shard}: {what}" for shard, what in shards.items()))
-        return outcome is Rewritten.DONE
 
 
 class PayDebts:
