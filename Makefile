@@ -7,6 +7,8 @@
 #                    then those marked slow (some of them measure) one after the other
 #   make test-fast   the quick ones that start no node and need no client
 #   make sim SEEDS=n the simulation with n seeds
+#   make drill       every fault that one node must survive, under more load, with a table of what came of
+#                    it; and every case of silent corruption there is; some ten minutes
 #   make bench       drive a node over HTTP and print what it does
 #   make clean       remove what the above made, but never data
 
@@ -22,10 +24,12 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --no-input
 SEEDS ?= 100
 JOBS ?= 2
+DRILL_RATE ?= 60
+DRILL_SECONDS ?= 5
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help run check test test-fast sim bench clean
+.PHONY: help run check test test-fast sim drill bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +54,17 @@ test-fast: $(VENV)/.stamp-dev
 
 sim: $(VENV)/.stamp-dev
 	HOLDFAST_SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation $(PYTEST_ARGS)
+
+drill: $(VENV)/.stamp-dev
+	@failed=0
+	export HOLDFAST_THOROUGH=1 HOLDFAST_DRILL_RATE=$(DRILL_RATE) HOLDFAST_DRILL_SECONDS=$(DRILL_SECONDS)
+	export HOLDFAST_DRILL_TABLE="$$(mktemp)"
+	$(BIN)/python -m pytest -q tests/system/test_drills.py $(PYTEST_ARGS) || failed=1
+	cat "$$HOLDFAST_DRILL_TABLE"
+	rm -f "$$HOLDFAST_DRILL_TABLE"
+	$(BIN)/python -m pytest -q -n $(JOBS) tests/unit/test_corruption_*.py \
+		tests/simulation/test_index_corruption.py || failed=1
+	exit $$failed
 
 bench: $(VENV)/.stamp-dev
 	$(BIN)/python -m holdfast.bench $(ARGS)

@@ -58,7 +58,8 @@ def show(outcomes: list[Outcome]) -> None:
         print(line)  # noqa: T201
     if path := os.environ.get("HOLDFAST_DRILL_TABLE"):
         with Path(path).open("a") as table:
-            table.writelines(f"{outcome.row()}\n" for outcome in outcomes)
+            heading = [] if table.tell() else [HEADING]
+            table.writelines(f"{line}\n" for line in (*heading, *(outcome.row() for outcome in outcomes)))
 
 
 def remove(path: Path) -> None:
@@ -183,6 +184,7 @@ async def test_flips_in_more_shards_than_the_scheme_can_lose_are_an_explicit_err
             path: path.read_bytes()
             for slot in ("disk1", "disk2", "disk3")
             for path in shard_files(node.data / slot)
+            if path.stat().st_size > len(body) // 4  # else of the index's journal
         }
         assert len(spoiled) == 3
         for path, content in spoiled.items():
@@ -246,17 +248,16 @@ async def test_power_cuts_and_disks_that_change_while_the_node_is_down(tmp_path:
         )
 
         def swap() -> None:
-            node.stop()
             (data / "disk2").rename(data / "aside")
             (data / "disk5").rename(data / "disk2")
             (data / "aside").rename(data / "disk5")
 
-        def swap_back() -> None:
+        def stop_and_swap() -> None:
+            node.stop()
             swap()
-            node.start()
 
         await drill.restarting(
-            "18 two disks swapped", nothing, swap, sees=store_is("disk2", "swapped"), then=swap_back
+            "18 two disks swapped", nothing, stop_and_swap, sees=store_is("disk2", "swapped"), then=swap
         )
 
         def foreign() -> None:

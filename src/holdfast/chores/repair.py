@@ -54,12 +54,13 @@ class Repair:
         self._new: OrderedDict[PackId, _Report] = OrderedDict()
         self._put_off: OrderedDict[PackId, _Report] = OrderedDict()
         self._idle = 0
+        self._in_hand = 0
         self.repaired = 0
 
     @property
     def waiting(self) -> int:
-        """Packs that wait."""
-        return len(self._new) + len(self._put_off)
+        """Packs that wait, the one in hand among them."""
+        return len(self._new) + len(self._put_off) + self._in_hand
 
     @property
     def has_room(self) -> bool:
@@ -90,10 +91,12 @@ class Repair:
     async def _mend(self, pack: PackId, report: _Report) -> None:
         shards = report.shards
         outcome = Rewritten.NOT_POSSIBLE_NOW
+        self._in_hand = 1
         try:
             target = Target(bad=tuple(shard for shard in shards if shard >= 0))
             outcome = await self._rewriter.rewrite(pack, Reason.HEAL, target)
         finally:
+            self._in_hand = 0
             if outcome in (Rewritten.NOT_POSSIBLE_NOW, Rewritten.OVERTAKEN):
                 report.tries += 1
                 report.again = self._idle + min(2**report.tries, REST_MAX)
