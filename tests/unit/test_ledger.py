@@ -75,18 +75,30 @@ def test_what_an_answer_counts_as(
 
 
 def test_a_request_refused_for_its_time_is_ours_when_our_clock_jumped() -> None:
-    def verdict(clock_jumped: bool) -> Verdict:
+    def verdict(clock_is_off: bool) -> Verdict:
         return judge(
             403,
             "RequestTimeTooSkewed",
             complete=True,
             gone=False,
             waited_s=0.0,
-            clock_jumped=clock_jumped,
+            clock_is_off=clock_is_off,
         )
 
     assert verdict(False) is Verdict.SUCCESS
     assert verdict(True) is Verdict.FAILURE
+
+
+def test_a_clock_is_off_until_it_comes_back() -> None:
+    world = World()
+    world.pass_s(10)
+    world.wall -= 3600
+    world.pass_s(10)
+    assert world.ledger.clock_is_off
+    world.wall += 3600
+    world.pass_s(10)
+    assert not world.ledger.clock_is_off
+    assert world.ledger.clock_jumps == 2
 
 
 def test_a_minute_is_kept_when_it_is_over() -> None:

@@ -29,6 +29,9 @@ from holdfast.node.ledger_files import LedgerFiles
 from holdfast.node.runtime import read_runtime
 from holdfast.s3.operations import OPERATIONS
 
+SILENT_S = 15.0
+"""A running node leaves a sign of life every 2 s; this long without one, it hangs or its disk does."""
+
 WINDOW_MIN_S = 300
 WINDOW_MAX_S = 5 * 366 * 86_400
 _WINDOW = re.compile(r"([0-9]{1,6})\s*([mhdw])\Z")
@@ -205,7 +208,10 @@ def _window(figure: Uptime) -> str:
 
 def _node(answer: Answer) -> str:
     if answer.running:
-        return "running"
+        last = answer.last_sign_wall
+        if last is None or answer.uptime.until_wall - last <= SILENT_S:
+            return "running"
+        return f"there, but without a sign of life since {moment(last)}"
     if answer.last_sign_wall is None:
         return "not running, and no sign of when it was"
     return f"not running since {moment(answer.last_sign_wall)}"
@@ -267,7 +273,8 @@ def _notes(answer: Answer) -> Sequence[str]:
     figure = answer.uptime
     notes = list(answer.unreadable)
     if figure.damaged_records:
-        notes.append(f"{figure.damaged_records} places of the ledger are torn or damaged: no data.")
+        places = "1 place" if figure.damaged_records == 1 else f"{figure.damaged_records} places"
+        notes.append(f"Torn or damaged in {places} of the ledger, where there is no data.")
     if figure.lost_records:
         notes.append(f"{figure.lost_records} minutes could not be written, and count as no data.")
     return notes

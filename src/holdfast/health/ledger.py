@@ -39,6 +39,7 @@ SYNC_S = 10.0
 """A beat is in the kernel's memory within `BEAT_S`, on the disk within `SYNC_S` more."""
 STALL_S = 5.0
 CLOCK_STEP_S = 1.0
+CLOCK_OFF_S = 300.0
 CANARY_AFTER_S = 30.0
 """A minute this old without a request gets a canary."""
 
@@ -82,18 +83,18 @@ class Verdict(Enum):
 
 
 def judge(
-    status: int, code: str, *, complete: bool, gone: bool, waited_s: float, clock_jumped: bool = False
+    status: int, code: str, *, complete: bool, gone: bool, waited_s: float, clock_is_off: bool = False
 ) -> Verdict:
     """What an answer counts as. An answer that says no to a wrong request is a good one; 501 is such, too. A
     client that went away, or did not send what it announced, is neither, unless it had waited for
-    `GAVE_UP_S`. A request refused for its time is ours where our own clock has jumped."""
+    `GAVE_UP_S`. A request refused for its time is ours where our own clock has jumped far."""
     if gone:
         return Verdict.FAILURE if waited_s >= GAVE_UP_S else Verdict.NEITHER
     if code in _CLIENTS_FAULT:
         return Verdict.NEITHER
     if not complete or (status >= 500 and status not in _NOT_SERVED):
         return Verdict.FAILURE
-    if clock_jumped and code == _TIME_SKEWED:
+    if clock_is_off and code == _TIME_SKEWED:
         return Verdict.FAILURE
     return Verdict.SUCCESS
 
@@ -175,6 +176,7 @@ class Ledger:
         self._stores_away_s: dict[str, float] = {}
         self._lost = 0
         self.clock_jumps = 0
+        self._clock_off_s = 0.0
         self.buckets: dict[str, list[int]] = {}
         """Successes and failures of each bucket in the minutes that are over, as far as told apart."""
 
@@ -183,6 +185,12 @@ class Ledger:
         self._now, self._wall = now, wall
         self._minute = int(wall // 60)
         self._bit = 1 << int(wall % 60)
+
+    @property
+    def clock_is_off(self) -> bool:
+        """Whether the wall clock is far from where it was at the start: then it, and not its clients, may be
+        wrong."""
+        return abs(self._clock_off_s) > CLOCK_OFF_S
 
     def knows(self, bucket: str) -> bool:
         """Whether a request for this bucket was admitted since the start."""
@@ -248,7 +256,9 @@ class Ledger:
         slot."""
         passed = max(0.0, now - self._now)
         jumped = abs((wall - self._wall) - passed) > CLOCK_STEP_S
-        self.clock_jumps += jumped
+        if jumped:
+            self.clock_jumps += 1
+            self._clock_off_s += (wall - self._wall) - passed
         records: list[Record] = []
         stalled = passed > STALL_S
         if stalled:

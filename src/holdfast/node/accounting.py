@@ -18,11 +18,12 @@ _BROKEN, _GONE = 0, 6
 class OperationAccount:
     """One operation since the start of the node."""
 
-    __slots__ = ("bytes_in", "bytes_out", "classes", "failures", "latency", "measured", "slow")
+    __slots__ = ("bytes_in", "bytes_out", "classes", "failures", "latency", "measured", "slow", "whole")
 
     def __init__(self) -> None:
         self.classes = [0] * len(CLASSES)
         self.latency = Histogram()
+        self.whole = Histogram()
         self.bytes_in = self.bytes_out = self.measured = self.failures = self.slow = 0
 
 
@@ -45,6 +46,7 @@ class RequestAccounts:
         else:
             account.classes[_BROKEN if ending is Ending.BROKEN else _GONE] += 1
         account.latency.add(waited_s)
+        account.whole.add(answered.seconds)
         account.bytes_in += answered.bytes_in
         account.bytes_out += answered.bytes_out
         slow = waited_s > SLOW_S.get(operation, SLOW_DEFAULT_S)
@@ -60,7 +62,7 @@ class RequestAccounts:
                 complete=ending is Ending.COMPLETE,
                 gone=ending is Ending.GONE,
                 waited_s=waited_s,
-                clock_jumped=self._ledger.clock_jumps > 0,
+                clock_is_off=self._ledger.clock_is_off,
             )
             if verdict is Verdict.FAILURE:
                 account.failures += 1

@@ -4,6 +4,7 @@
     hours-YYYYMMDD      a day rolled up into hours, written once
     days-YYYY           days rolled up, written anew with each
     beat                the last sign of life
+    name                what this ledger is called among the packs of all
 
 Blocks, so it belongs into a thread. What must hold: a day is in one kind of file only, or the finer one
 counts, so that a crash between two steps of rolling up counts nothing twice and loses nothing; what cannot be
@@ -172,20 +173,30 @@ class LedgerFiles:
         return due
 
     def _roll_minutes(self, day: int) -> Iterator[None]:
-        path = self._path("minutes", day)
+        for rolled in self.rolled(day):
+            if rolled is not None:
+                self._replace(self._path("hours", day), rolled)
+                self._path("minutes", day).unlink(missing_ok=True)
+            yield
+
+    def rolled(self, day: int) -> Iterator[bytes | None]:
+        """The content of the file of hours of a day that is over, made from its minutes if need be. Answers
+        None between small steps, and the content once; nothing when it cannot be read now."""
         unreadable: list[str] = []
-        records, _ = self._read(path, unreadable)
+        minutes = self._path("minutes", day)
+        if not minutes.exists():
+            with contextlib.suppress(OSError):
+                yield self._path("hours", day).read_bytes()
+            return
+        records, _ = self._read(minutes, unreadable)
         if unreadable:
             return  # it stays as it is; perhaps it can be read another time
-        kept = _rows_to_keep(records)
         hours: list[Record] = []
         for period in hours_of(minutes_of(_only_minutes(records), (day + 1) * _DAY_MS)):
             if period is not None:
                 hours.append(period)
-            yield
-        self._replace(self._path("hours", day), encode_frames([*hours, *kept]))
-        path.unlink(missing_ok=True)
-        yield
+            yield None
+        yield encode_frames([*hours, *_rows_to_keep(records)])
 
     def _roll_hours(self, day: int) -> None:
         path = self._path("hours", day)
@@ -203,6 +214,39 @@ class LedgerFiles:
             kept.append(merge_periods(hours))
         self._replace(year, encode_frames([*kept, *_rows_to_keep(records)]))
         path.unlink(missing_ok=True)
+
+    def days(self) -> list[int]:
+        """The days that have a file of their own, in order."""
+        return sorted({*self._days("minutes"), *self._days("hours")})
+
+    def years(self) -> dict[int, int]:
+        """The years that have a file, and the last day in each."""
+        found = {}
+        for path in self._year_files():
+            records, _ = self._read(path, [])
+            if records:
+                found[int(path.name.removeprefix("days-"))] = max(map(at_day, records))
+        return found
+
+    def year(self, year: int) -> bytes:
+        """The content of the file of a year. Raises OSError."""
+        return (self.folder / f"days-{year}").read_bytes()
+
+    def restore(self, kind: str, label: str, data: bytes) -> None:
+        """Put a file back that is not there any more (`kind` is hours or days). Raises OSError."""
+        path = self.folder / f"{kind}-{label}"
+        if not path.exists():
+            self._replace(path, data)
+
+    def name(self) -> str:
+        """What this ledger is called among others; empty when it has no name yet."""
+        with contextlib.suppress(OSError):
+            return (self.folder / "name").read_text().strip()
+        return ""
+
+    def take_name(self, name: str) -> None:
+        """Be called so from now on. Raises OSError."""
+        self._replace(self.folder / "name", name.encode())
 
     def _replace(self, path: Path, data: bytes) -> None:
         temporary = path.with_name(f".{path.name}.new")

@@ -157,6 +157,12 @@ def request_families(requests: RequestAccounts, in_flight: int) -> Iterable[Fami
         "From the last byte of a request to the first byte of its answer.",
         [({"operation": name}, account.latency) for name, account in accounts.items()],
     )
+    yield Family(
+        "holdfast_request_duration_seconds",
+        Kind.HISTOGRAM,
+        "From the head of a request to the end of its answer, as slow as its client.",
+        [({"operation": name}, account.whole) for name, account in accounts.items()],
+    )
     yield counter(
         "holdfast_request_received_bytes_total",
         "Bytes of request bodies.",

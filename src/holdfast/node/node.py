@@ -28,6 +28,7 @@ from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
 from holdfast.node.index import OWN_NAME, Members, open_index
 from holdfast.node.keeper import Decorate, Keeper
+from holdfast.node.ledger_archive import ArchiveLedger
 from holdfast.node.lineage import check_lineage, check_not_lost
 from holdfast.node.managing import StoreManaging
 from holdfast.node.metrics_report import Metrics
@@ -132,7 +133,11 @@ class Node:
         stack.push_async_callback(self._server.stop, DRAIN_S)
         stack.callback(watching.draining)
         stack.push_async_callback(self._verifications.close)
-        self._background.start(self._objects, self._managing.housekeeping)
+        archive = ArchiveLedger(
+            watching.keeping.files, self._background.named, clock, randomness, self._events.tell
+        )
+        stack.callback(archive.close)
+        self._background.start(self._objects, self._managing.housekeeping, archive)
         stack.push_async_callback(self._background.close)
         self._watch(stack, keeper.watch())
         self._watch(stack, self._keep_noting())
