@@ -227,7 +227,10 @@ class SimulatedNode:
                 slot.note(noted)
 
     def _writable(self) -> frozenset[StoreId]:
-        return frozenset(store for store in self.attached if self.health.writable(store))
+        health = self.health
+        return frozenset(
+            store for store in self.attached if health.writable(store) and not health.is_full(store)
+        )
 
     def _damaged(self, pack: PackId, shard: int, what: str) -> None:
         self._world.trace.note("damage", pack.hex(), shard, what)

@@ -190,7 +190,9 @@ class Background:
         return self.repair.waiting > 0 or bool(leaving_of(self._keeper))
 
     def _writable(self) -> frozenset[StoreId]:
-        keeper = self._keeper
+        keeper, health = self._keeper, self._health
         return frozenset(
-            store for store in keeper.attached if self._health.writable(store) and keeper.room(store)
+            store
+            for store in keeper.attached
+            if health.writable(store) and not health.is_full(store) and keeper.room(store)
         )
