@@ -11,6 +11,7 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.chores.absent import FindAbsent
 from holdfast.chores.audit import Audit
+from holdfast.chores.away import Away
 from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
@@ -19,7 +20,7 @@ from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.strays import FindStrays
-from holdfast.health import HealthObserver, StoreHealth
+from holdfast.health import HealthObserver, StoreHealth, StoreState
 from holdfast.health.monitor import LOOK_S
 from holdfast.health.prober import Prober, paced
 from holdfast.index.memory import MemoryIndex
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_ROUNDS = 12
 NOTE_EVERY_ROUNDS = 20
+PATIENCE_S = 30.0
+"""Runs last minutes: stores that are away are given up within them."""
 
 
 class SimulationSettings(Struct, frozen=True, kw_only=True):
@@ -93,7 +96,10 @@ class SimulatedNode:
             randomness,
         )
         self.verifier = Verifier(self.attached, index, self.packs.rows, self.packs.reader, clock)
-        self.repair = Repair(self.rewriter, self._mended)
+        self.away = Away(self._away_s, lambda: frozenset(self.topology().stores), PATIENCE_S)
+        self.repair = Repair(
+            self.rewriter, self.verifier, self.packs.rows, clock, self._mended, away=self.away
+        )
         self.debts = PayDebts(self.rewriter, index, self._writable, clock, self._mended)
         self.absent = FindAbsent(self.attached, index, self.repair.report, lambda: self.repair.has_room)
         self.objects = Objects(
@@ -120,7 +126,7 @@ class SimulatedNode:
             self.repair,
             self.debts,
             self.absent,
-            FindReplaced(index, self.topology, self.repair.report),
+            FindReplaced(index, self.away, self.repair.report_lost, clock),
             self.collect,
             self.compact,
             Audit(index, self.objects.auditing(clock).audit, clock, walk_every_s=settings.audit_every_s),
@@ -143,6 +149,15 @@ class SimulatedNode:
     def topology(self) -> Topology:
         """All stores that have a slot, those that are away, too."""
         return Topology(Location(store, device=slot) for slot, store in self._held.items())
+
+    def _away_s(self) -> dict[StoreId, float]:
+        """As the node's: how long stores have been away."""
+        now = self.clock.monotonic()
+        return {
+            store: now - self.health.since(store)
+            for store in self._held.values()
+            if store not in self.attached or self.health.state(store) is StoreState.DOWN
+        }
 
     def _is_gone(self, store: StoreId) -> bool:
         return store not in self._held.values()

@@ -101,10 +101,14 @@ async def test_what_reads_find_wrong_is_written_back() -> None:
     name = f"{known.pack.hex()}.0.0"
     rig.memories[known.places[0].store].damage(name, 9000, 1)
     repaired: list[str] = []
-    repair = Repair(rig.rewriter, lambda _, why: repaired.append(why))
+    repair = Repair(
+        rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda _, why: repaired.append(why)
+    )
     assert await read_all(rig, [written.extent]) == data
     for pack, shard, what in rig.damage:
         repair.report(pack, shard, what)
+    assert await repair.step()
+    assert repaired == [], "written again, and not proven yet"
     assert await repair.step()
     assert repaired == ["shard 0: 1 wrong blocks, first 1"]
     assert (await rig.verifier.verify(await rig.packs.rows.fresh(known.pack))).state is PackHealth.WHOLE
@@ -115,7 +119,7 @@ async def test_an_empty_disk_in_an_old_slot_is_filled_again() -> None:
     rig = build_rig()
     extents = [(await write(rig, RS, random.Random(n).randbytes(50_000))).extent for n in range(12)]
     rig.memories[rig.stores[3]].wipe()
-    repair = Repair(rig.rewriter, lambda *_: None)
+    repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None)
     absent = FindAbsent(rig.attached, rig.index, repair.report, lambda: repair.has_room)
     absent.look_at(rig.stores[3])
     runner = ChoreRunner([repair, absent], rig.clock, lambda *_: None)

@@ -56,7 +56,7 @@ async def test_what_cannot_be_mended_now_is_mended_later() -> None:
     sick = known.places[2].store
     rig.memories[sick].wipe()
     rig.scripts[sick].write_errors = 1.0
-    repair = Repair(rig.rewriter, lambda *_: None)
+    repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None)
     runner = ChoreRunner([repair], rig.clock, lambda *_: None)
     runner.start()
     repair.report(known.pack, 2, "absent")
@@ -75,7 +75,7 @@ async def test_looking_for_absent_shards_waits_for_repair() -> None:
     packs = [(await write(rig, RS, bytes(9000))).extent.pack for _ in range(12)]
     for store in rig.stores[:2]:
         rig.memories[store].wipe()
-    repair = Repair(rig.rewriter, lambda *_: None, reports_max=4)
+    repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None, reports_max=4)
     absent = FindAbsent(rig.attached, rig.index, repair.report, lambda: repair.has_room, page=2)
     for store in rig.stores[:2]:
         absent.look_at(store)
@@ -89,7 +89,7 @@ async def test_looking_for_absent_shards_waits_for_repair() -> None:
 
 async def test_more_reports_than_there_is_room_for_are_let_go() -> None:
     rig = build_rig()
-    repair = Repair(rig.rewriter, lambda *_: None, reports_max=4)
+    repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None, reports_max=4)
     for number in range(6):
         repair.report(PackId(bytes([number]) * 16), 0, "wrong")
     assert repair.waiting == 4

@@ -3,6 +3,7 @@
 import pytest
 
 from holdfast.base.ids import PackId, StoreId
+from holdfast.chores.away import Away
 from holdfast.chores.repair import Repair
 from holdfast.chores.replaced import FindReplaced
 from holdfast.index.memory import MemoryIndex
@@ -32,9 +33,12 @@ class World:
         self.index = MemoryIndex(VirtualClock())
         self.topology = Topology([Location(A), Location(B), Location(C)])
         self.reports: set[tuple[PackId, int]] = set()
-        self.chore = FindReplaced(
-            self.index, lambda: self.topology, lambda pack, shard, _: self.reports.add((pack, shard))
-        )
+        self.away_s: dict[StoreId, float] = {}
+        away = Away(lambda: self.away_s, lambda: frozenset(self.topology.stores), patience_s=600)
+        self.chore = FindReplaced(self.index, away, self._report, VirtualClock())
+
+    def _report(self, pack: PackId, shards: frozenset[int], why: str, left: int, size: int) -> None:
+        self.reports |= {(pack, shard) for shard in shards}
 
     async def put(self, number: int, *stores: StoreId) -> None:
         places = tuple(Place(n, store, 1) for n, store in enumerate(stores))
@@ -104,7 +108,7 @@ async def test_what_a_replaced_store_held_gets_a_new_home() -> None:
             rig.clock,
             rig.randomness,
         )
-        repair = Repair(rewriter, lambda pack, why: None)
+        repair = Repair(rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda pack, why: None)
         repair.report(written.extent.pack, 0, "as somebody believes")
         while await repair.step():
             pass

@@ -133,14 +133,11 @@ async def test_of_two_nodes_one_works_and_the_other_takes_over() -> None:
     await clock.sleep(2 * TTL_S)
     assert (ours.done > 500, theirs.done) == (True, 0)
     assert status_of(other).state is ChoreState.ELSEWHERE
-    lease, none = one.lease("digging"), other.lease("digging")
-    assert lease is not None
-    assert none is not None
-    stale = lease.fence()
+    stale = one.fence("digging")
     (outcome,) = await index.commit([Transaction(stale, ((b"only the holder", b""),))])
     assert isinstance(outcome, Committed)
     with pytest.raises(Fenced):
-        none.fence()
+        other.fence("digging")
     await one.close()
     await clock.sleep(TTL_S + 5)
     assert theirs.done > 10

@@ -69,7 +69,7 @@ class Subject:
         self.stored: list[bytes] = []
         self.older: dict[int, bytes] = {}
         self.refused = 0
-        self.repair = Repair(rig.rewriter, lambda pack, why: None)
+        self.repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda pack, why: None)
 
     async def write(self) -> None:
         for number, body in enumerate(self.bodies):
@@ -270,8 +270,9 @@ async def read_or_be_told(subject: Subject, known: KnownPack) -> None:
 
 
 async def until_mended(subject: Subject) -> None:
-    """What could not be mended is tried again ever less often: as many idle steps as that takes."""
-    for _ in range(100):
+    """What could not be mended is tried again ever less often: for as long as that takes."""
+    for _ in range(200):
+        await subject.rig.clock.sleep(1)
         await subject.step()
         if not subject.repair.waiting:
             break

@@ -125,10 +125,11 @@ async def test_what_verification_finds_is_mended(harm: str) -> None:
     else:
         memory.damage(f"{known.pack.hex()}.5.0", HEADER_BYTES - 1, 1)
     assert (await rig.verifier.verify(known)).state is PackHealth.DEGRADED
-    repair = Repair(rig.rewriter, lambda *_: None)
+    repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None)
     for damage in rig.damage:
         repair.report(*damage)
-    assert await repair.step()
+    assert await repair.step()  # written again
+    assert await repair.step()  # and proven
     assert repair.repaired == 1
     fresh = await rig.packs.rows.fresh(known.pack)
     assert (await rig.verifier.verify(fresh)).state is PackHealth.WHOLE

@@ -1,109 +1,269 @@
-"""Repair: what reads found wrong is written back, what writes left owing is paid.
+"""Repair: what reads found wrong and what stores took with them is written again, what writes owe is paid.
 
-Two chores over one mechanism, `Rewriter.rewrite`: `Repair` takes the packs that readers and the search for
-absent shards report, `PayDebts` walks the `debt` rows. Reports are kept in memory, a bounded number of
-packs; what is forgotten in a crash, or for lack of room when reads report it, is found again by the next
-read or verify.
+Two chores over one mechanism, `Rewriter.rewrite`: `Repair` takes the packs that readers, scrub and the
+searches for lost shards report, those first that are fewest failures away from loss; `PayDebts` walks the
+`debt` rows.
+
+A repair has two halves. First the shards are written again, of all packs that wait, because what counts is
+that there are enough of them; then each pack is proven: all of its shards are read from their media, and
+compared with each other. What must hold: a repair is over only when that proof agrees; until then it goes
+on, and a store whose shard was wrong again after it was written (`LIES_MAX` times) is given up for that
+pack. Reports are kept in memory, a bounded number of packs; what is forgotten in a crash, or for lack of
+room, is found again by the next read, walk or scrub.
 """
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-
-from msgspec import Struct
+from collections.abc import Awaitable, Callable
 
 from holdfast.base.clock import Clock
+from holdfast.base.errors import Damaged
 from holdfast.base.ids import PackId, StoreId
+from holdfast.chores.away import Away
+from holdfast.chores.chore import Progress
+from holdfast.chores.heal_queue import LEFT_UNKNOWN, HealQueue, Wound
 from holdfast.index.port import Index, Row, prefix_end
+from holdfast.packs.errors import PackGone
 from holdfast.packs.rewrite_plan import Reason, Target
 from holdfast.packs.rewriting import Rewriter, Rewritten
+from holdfast.packs.rows import KnownPack, PackRows
+from holdfast.packs.verifying import PackHealth, PackReport, Verifier
 
 REPORTS_MAX = 10_000
 DEBTS_PAGE = 50
 ROUND_AGAIN_S = 60.0
-REST_MAX = 64
-"""Idle steps, about seconds, between two tries for a pack that can't be mended."""
+REST_MAX_S = 64.0
+"""Between two tries for a pack that can't be mended now."""
+
+REST_UNCHANGED_MAX_S = 3600.0
+"""Between two tries for a pack that does not agree although there is nothing to write."""
+
+WIDTH = 4
+"""Packs at a time while no client is there; one of the largest weighs about 40 MiB."""
+
+LIES_MAX = 2
 
 RepairObserver = Callable[[PackId, str], None]
 """Told of a pack that was made whole, and why."""
-
-
-class _Report(Struct):
-    """What is said of a pack's shards; how often mending it failed, and at which idle step to try again."""
-
-    shards: dict[int, str]
-    tries: int = 0
-    again: int = 0
 
 
 class Repair:
     """Writes back what was found wrong. `report` is what packs call `on_damage`.
 
     What can't be mended now is kept and tried again when nothing else waits, ever less often; a report is
-    dropped only when the pack is whole, or gone.
+    dropped only when the pack is proven whole, or gone, or when more urgent ones need its place.
     """
 
     name = "repair"
     interval_s = 1.0
 
     def __init__(
-        self, rewriter: Rewriter, observer: RepairObserver, *, reports_max: int = REPORTS_MAX
+        self,
+        rewriter: Rewriter,
+        verifier: Verifier,
+        rows: PackRows,
+        clock: Clock,
+        observer: RepairObserver,
+        *,
+        away: Away | None = None,
+        is_idle: Callable[[], bool] = lambda: True,
+        bytes_lost: Callable[[], int] = lambda: 0,
+        reports_max: int = REPORTS_MAX,
     ) -> None:
         self._rewriter = rewriter
+        self._verifier = verifier
+        self._rows = rows
+        self._clock = clock
         self._observer = observer
+        self._away = away
+        self._is_idle = is_idle
+        self._bytes_lost = bytes_lost
         self._reports_max = reports_max
-        self._new: OrderedDict[PackId, _Report] = OrderedDict()
-        self._put_off: OrderedDict[PackId, _Report] = OrderedDict()
-        self._idle = 0
-        self._in_hand = 0
+        self._new = HealQueue(reports_max)
+        self._put_off: OrderedDict[PackId, Wound] = OrderedDict()
+        self._unproven: OrderedDict[PackId, Wound] = OrderedDict()
+        self._at_work: dict[PackId, Wound] = {}
         self.repaired = 0
+        self.bytes_written = 0
 
     @property
     def waiting(self) -> int:
-        """Packs that wait, the one in hand among them."""
-        return len(self._new) + len(self._put_off) + self._in_hand
+        """Packs that are not proven whole yet."""
+        return len(self._new) + len(self._put_off) + len(self._unproven) + len(self._at_work)
+
+    @property
+    def unproven(self) -> int:
+        """Packs that were written again and wait for their proof."""
+        return len(self._unproven)
 
     @property
     def has_room(self) -> bool:
         """Whether there is room for many more reports; whoever looks for damage waits while not."""
-        return 2 * self.waiting < self._reports_max
+        return 2 * (len(self._new) + len(self._put_off)) < self._reports_max
+
+    @property
+    def let_go(self) -> int:
+        """Reports that there was no room for, since the start."""
+        return self._new.let_go
+
+    def waiting_by_losses_left(self) -> dict[int, tuple[int, int]]:
+        """Packs that wait to be written again, and bytes, by how many more shards they can lose."""
+        return self._new.counts()
+
+    def progress(self) -> Progress:
+        """What was written again, and what is known to be left of it."""
+        waiting = sum(size for _, size in self._new.counts().values())
+        left = max(self._bytes_lost(), waiting)
+        detail = f"{self.waiting} packs wait, {self.unproven} of them for their proof" if self.waiting else ""
+        return Progress(self.bytes_written, self.bytes_written + left, "bytes", detail)
 
     def report(self, pack: PackId, shard: int, what: str) -> None:
-        """Something is wrong with a shard. Cheap; called from reads."""
-        report = self._new.get(pack) or self._put_off.get(pack)
-        if report is None:
-            if self.waiting >= self._reports_max:
+        """Something is wrong with a shard (-1: not one alone). Cheap; called from reads."""
+        for wounds in (self._at_work, self._unproven, self._put_off):
+            if (wound := wounds.get(pack)) is not None:
+                wound.shards[shard] = what
                 return
-            report = self._new[pack] = _Report({})
-        report.shards[shard] = what
+        known = self._rows.cached(pack)
+        found = self._new.find(pack)
+        if found is not None:
+            found.shards[shard] = what
+        left, size = LEFT_UNKNOWN, 0
+        if known is not None:
+            shards = frozenset(found.shards if found is not None else (shard,))
+            left = self._away.now().losses_left(known.row, shards) if self._away else LEFT_UNKNOWN
+            size = len(shards) * known.layout.shard_bytes
+        if found is not None:
+            found.bytes = size
+            self._new.urgent(pack, left)
+        elif self.waiting < self._reports_max or left < LEFT_UNKNOWN:
+            self._new.add(pack, Wound({shard: what}, left, size, self._clock.monotonic()))
+
+    def report_lost(self, pack: PackId, shards: frozenset[int], what: str, left: int, size: int) -> None:
+        """Shards are lost with their stores; `left` is how many more the pack can lose, `size` what is to be
+        written. For walks over all rows: the most urgent of what they find is kept."""
+        if pack in self._at_work or pack in self._unproven or pack in self._put_off:
+            return
+        if self._new.find(pack) is not None:
+            self._new.urgent(pack, left)
+            return
+        self._new.add(pack, Wound(dict.fromkeys(shards, what), left, size, self._clock.monotonic()))
 
     async def step(self) -> bool:
-        """Mend one pack."""
-        if self._new:
-            await self._mend(*self._new.popitem(last=False))
+        """Write some packs again; when none is waiting, prove some, or try again what was put off."""
+        width = WIDTH if self._is_idle() else 1
+        batch: list[tuple[PackId, Wound]] = []
+        while len(batch) < width and (following := self._new.pop()) is not None:
+            batch.append(following)
+        if batch:
+            await self._side_by_side(batch, self._mend)
             return True
-        due = next((pack for pack, report in self._put_off.items() if report.again <= self._idle), None)
-        if due is None:
-            self._idle += 1
-            return False
-        await self._mend(due, self._put_off.pop(due))
-        return True
+        while self._unproven and len(batch) < width:
+            batch.append(self._unproven.popitem(last=False))
+        if batch:
+            await self._side_by_side(batch, self._prove)
+            return True
+        now = self._clock.monotonic()
+        due = [pack for pack, wound in self._put_off.items() if wound.rest_until <= now][:width]
+        await self._side_by_side([(pack, self._put_off.pop(pack)) for pack in due], self._mend)
+        return bool(due)
 
-    async def _mend(self, pack: PackId, report: _Report) -> None:
-        shards = report.shards
-        outcome = Rewritten.NOT_POSSIBLE_NOW
-        self._in_hand = 1
+    async def _side_by_side(
+        self, batch: list[tuple[PackId, Wound]], work: Callable[[PackId, Wound], Awaitable[None]]
+    ) -> None:
+        """Raises what went wrong first, when all have ended."""
+        self._at_work.update(batch)
         try:
-            target = Target(bad=tuple(shard for shard in shards if shard >= 0))
-            outcome = await self._rewriter.rewrite(pack, Reason.HEAL, target)
+            ended = await asyncio.gather(*[work(*one) for one in batch], return_exceptions=True)
         finally:
-            self._in_hand = 0
+            for pack, _ in batch:
+                self._at_work.pop(pack, None)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _mend(self, pack: PackId, wound: Wound) -> None:
+        """Write a pack's lost shards again, as far as that is possible now."""
+        outcome = Rewritten.NOT_POSSIBLE_NOW
+        try:
+            before = await self._rows.fresh(pack)
+            outcome = await self._rewriter.rewrite(pack, Reason.HEAL, self._target(before, wound))
+            self._count_written(before, outcome)
+        except PackGone:
+            outcome = Rewritten.GONE
+        except Damaged as error:
+            # What was written is not there, or is not what was written.
+            if isinstance(store := error.facts.get("store"), str):
+                wound.accuse(StoreId(store))
+            raise
+        finally:
+            # Cancelled, or it raised: nothing is forgotten.
             if outcome in (Rewritten.NOT_POSSIBLE_NOW, Rewritten.OVERTAKEN):
-                report.tries += 1
-                report.again = self._idle + min(2**report.tries, REST_MAX)
-                self._put_off[pack] = report
-        if outcome is Rewritten.DONE:
+                self._rest(pack, wound, REST_MAX_S)
+        if outcome in (Rewritten.DONE, Rewritten.NOTHING_TO_DO):
+            wound.changed |= outcome is Rewritten.DONE
+            wound.told = wound.told or "; ".join(
+                f"shard {shard}: {what}" for shard, what in wound.shards.items()
+            )
+            self._unproven[pack] = wound
+
+    def _target(self, before: KnownPack, wound: Wound) -> Target:
+        bad = tuple(shard for shard in wound.shards if shard >= 0)
+        liars = {store for store, lies in wound.liars.items() if lies >= LIES_MAX}
+        if self._away is None:
+            return Target(bad=bad, gone=frozenset(liars), condemned=wound.condemned, shrink=bool(liars))
+        absence = self._away.now()
+        gone = absence.given_up(wound.left) | liars
+        waited_s = self._clock.monotonic() - wound.since
+        homeless = any(store in gone or store not in absence.known for store in before.stores)
+        return Target(
+            bad=bad,
+            gone=gone,
+            condemned=wound.condemned,
+            # A smaller scheme has its price; a shard that may find its home again is waited for.
+            shrink=homeless or waited_s >= self._away.patience_s,
+        )
+
+    def _count_written(self, before: KnownPack, outcome: Rewritten) -> None:
+        after = self._rows.cached(before.pack)
+        if outcome is Rewritten.DONE and after is not None:
+            written = set(after.row.places) - set(before.row.places)
+            self.bytes_written += len(written) * after.layout.shard_bytes
+
+    async def _prove(self, pack: PackId, wound: Wound) -> None:
+        """Read all of a pack from the media. It is healed when all agrees; else it goes on."""
+        proven = False
+        try:
+            report = await self._verifier.verify(await self._rows.fresh(pack))
+            proven = report.state is PackHealth.WHOLE
+        except PackGone:
+            return
+        finally:
+            if not proven:
+                self._rest(pack, wound, REST_MAX_S if wound.changed else REST_UNCHANGED_MAX_S)
+        if not proven:
+            self._learn(wound, report)
+        elif wound.changed:
             self.repaired += 1
-            self._observer(pack, "; ".join(f"shard {shard}: {what}" for shard, what in shards.items()))
+            self._observer(pack, wound.told)
+
+    def _learn(self, wound: Wound, report: PackReport) -> None:
+        """What the proof has found takes the place of what was told before."""
+        wrong = [fault for fault in report.faults if not fault.in_doubt]
+        wound.shards = {fault.shard: fault.fault for fault in wrong}
+        wound.condemned = report.condemned
+        wound.left = min(wound.left, report.losses_left)
+        for fault in wrong:
+            if wound.changed and fault.store is not None:
+                wound.accuse(fault.store)
+
+    def _rest(self, pack: PackId, wound: Wound, rest_max_s: float) -> None:
+        """Try again later, ever less often."""
+        wound.tries += 1
+        wound.rest_until = self._clock.monotonic() + min(2.0**wound.tries, rest_max_s)
+        if len(self._put_off) < self._reports_max:
+            self._put_off[pack] = wound
+        else:
+            self._new.let_go += 1
 
 
 class PayDebts:

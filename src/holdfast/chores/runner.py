@@ -18,7 +18,7 @@ from holdfast.chores.giving_way import GivingWay, Tally
 from holdfast.chores.lease import ChoreLease
 from holdfast.chores.rate import Rate
 from holdfast.chores.throttle import Throttle
-from holdfast.index.port import Committed, Index, Transaction
+from holdfast.index.port import Committed, Expect, Index, Transaction
 
 RETRY_S = 1.0
 """Between two tries to take a lease, or to learn from the index which chores are paused."""
@@ -96,9 +96,10 @@ class ChoreRunner:
         """There may be something to do for a chore: look now, not when its interval is over."""
         self._slots[name].woken.set()
 
-    def lease(self, name: str) -> ChoreLease | None:
-        """The lease of a chore, for `fence()`; None without an index."""
-        return self._slots[name].lease
+    def fence(self, name: str) -> tuple[Expect, ...]:
+        """Expectations that only hold while the lease of a chore is ours. Raises Fenced when it is not."""
+        lease = self._slots[name].lease
+        return () if lease is None else lease.fence()
 
     async def _set(self, name: str, *, paused: bool) -> None:
         slot = self._slots.get(name)

@@ -16,6 +16,7 @@ from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.chores.absent import FindAbsent
 from holdfast.chores.audit import Audit
+from holdfast.chores.away import Away
 from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
@@ -26,10 +27,12 @@ from holdfast.chores.rebalance import Rebalance
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.runner import ChoreRunner
+from holdfast.chores.scrub import Scrub
 from holdfast.chores.strays import FindStrays
 from holdfast.chores.throttle import Throttle
-from holdfast.health import StoreHealth
+from holdfast.health import StoreHealth, StoreState
 from holdfast.node.census import Census, Count
+from holdfast.node.config import ChoresSettings
 from holdfast.node.filling import fills_of, leaving_of
 from holdfast.node.keeper import Keeper
 from holdfast.node.status import PacksStatus
@@ -38,6 +41,7 @@ from holdfast.packs.disposal import Disposal
 from holdfast.packs.named import NamedPacks
 from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
+from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.recovery.keeping import Keeping
 from holdfast.scheme import Scheme
@@ -61,6 +65,7 @@ class Background:
         tell: Callable[[str], None],
         *,
         scheme: Scheme,
+        settings: ChoresSettings,
         may_delete: bool,
         holder: str,
         under_way: Callable[[], int],
@@ -78,7 +83,32 @@ class Background:
         rewriter = Rewriter(
             stores, topology, index, packs.rows, packs.reader, packs.writer, giving_way, randomness
         )
-        self.repair = Repair(rewriter, self._mended)
+        verifier = Verifier(stores, index, packs.rows, packs.reader, giving_way)
+        away = Away(self._away_s, lambda: frozenset(topology().stores), settings.away_patience_s)
+        self.repair = Repair(
+            rewriter,
+            verifier,
+            packs.rows,
+            clock,
+            self._mended,
+            away=away,
+            is_idle=lambda: giving_way.is_idle,
+            bytes_lost=lambda: self.replaced.bytes_owed,
+        )
+        self.replaced = FindReplaced(index, away, self.repair.report_lost, clock)
+        self.scrub = Scrub(
+            stores,
+            lambda: topology().stores,
+            index,
+            verifier,
+            giving_way,
+            self._scrubbed,
+            pass_s=settings.scrub_pass_s,
+            rate_bytes=settings.scrub_rate_bytes,
+            is_idle=lambda: giving_way.is_idle,
+            bytes_stored=lambda: self.census.status().bytes_stored,
+            fence=lambda: self.runner.fence("scrub"),
+        )
         self.debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
         self.census = Census(index, stores, self._is_up, topology, clock)
         self.census.on_counted = self._counted
@@ -101,7 +131,8 @@ class Background:
             self.repair,
             self.debts,
             self._absent,
-            FindReplaced(index, self._keeper.topology, self.repair.report),
+            self.replaced,
+            self.scrub,
             Cleanup(objects.finish_cleanups),
             self.census,
             *self.keeping.chores,
@@ -175,6 +206,19 @@ class Background:
         their stores, whatever health says, and are read from them: they do not count."""
         known = [m for m in (self._default_m, count.redundancy_least) if m]
         self._health.ejections_max = min(known, default=0)
+
+    def _away_s(self) -> dict[StoreId, float]:
+        """How long each store of this installation has been away, or been down where it is."""
+        now, away = self._clock.monotonic(), {}
+        for held in self._keeper.held.values():
+            if held.id is not None and held.store is None:
+                away[held.id] = now - held.since
+            elif held.id is not None and self._health.state(held.id) is StoreState.DOWN:
+                away[held.id] = now - self._health.since(held.id)
+        return away
+
+    def _scrubbed(self, report: PackReport) -> None:
+        self._tell("scrub found shards that are missing or wrong: they are written again")
 
     def _mended(self, pack: PackId, why: str) -> None:
         self._tell("shards that were missing or wrong are being written again")

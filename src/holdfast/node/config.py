@@ -30,6 +30,9 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-
 _SIZE = re.compile(r"([0-9]{1,12})\s*(B|KiB|MiB|GiB|TiB)?\Z")
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
+_DURATION = re.compile(r"([0-9]{1,9})\s*(s|min|h|days?)\Z")
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "day": 86_400, "days": 86_400}
+
 
 class StorePlace(Struct, frozen=True):
     """One store as configured. An empty `slot` is given one by the node: the one the directory was
@@ -53,6 +56,16 @@ class Limits(Struct, frozen=True):
     reserve_bytes: int | None = None
 
 
+class ChoresSettings(Struct, frozen=True):
+    """What runs behind. Everything is read from its medium once in `scrub_pass_s`, at most `scrub_rate_bytes`
+    a second (0: no limit); a store that was away for `away_patience_s` is given up, and what it held is
+    written again elsewhere."""
+
+    scrub_pass_s: float = 7 * 86_400.0
+    scrub_rate_bytes: int = 200 * MIB
+    away_patience_s: float = 600.0
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """All a node needs to know. Paths are absolute. `index_dirs` empty means: on the stores. `metrics_open`
     shows `/-/metrics` to everybody; `canary` is whether the node asks itself when nobody else does."""
@@ -68,6 +81,7 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     metrics_open: bool = False
     canary: bool = True
+    chores: ChoresSettings = ChoresSettings()
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -84,6 +98,7 @@ class Given(Struct, frozen=True, kw_only=True):
     limits: Limits | None = None
     metrics_open: bool | None = None
     canary: bool | None = None
+    chores: ChoresSettings | None = None
 
 
 def make_config(sources: Sequence[Given], here: Path) -> Config:
@@ -116,6 +131,7 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         region=read_label(merged.region or REGION_DEFAULT),
         domain=read_domain(merged.domain or ""),
         limits=merged.limits or Limits(),
+        chores=merged.chores or ChoresSettings(),
         metrics_open=bool(merged.metrics_open),
         canary=merged.canary is not False,
     )
@@ -233,6 +249,18 @@ def read_size(value: object) -> int:
     if not found:
         raise InvalidInput(f"{value!r} is not a size:", hint='bytes, or text as "256 MiB".')
     return int(found[1]) * _UNITS[found[2]]
+
+
+def read_duration(value: object) -> float:
+    """Seconds: a whole number, or text with a unit; more than none."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    found = _DURATION.match(value) if isinstance(value, str) else None
+    if not found or int(found[1]) == 0:
+        raise InvalidInput(
+            f"{value!r} is not a time:", hint='seconds, or text as "10 min", with s, min, h or days.'
+        )
+    return float(int(found[1]) * _SECONDS[found[2]])
 
 
 def credentials_given(environment: Mapping[str, str]) -> tuple[str, str] | None:

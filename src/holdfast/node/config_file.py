@@ -16,6 +16,11 @@
     [metrics]
     open = false                        show /-/metrics to everybody who can connect
 
+    [chores]
+    scrub = "7 days"                    every shard is read from its medium once in this time
+    scrub_rate = "200 MiB"              at most so much a second; 0 for no limit
+    away_patience = "10 min"            then what a store held is written again elsewhere
+
     [ledger]
     canary = true                       ask itself when no client does
 
@@ -41,11 +46,13 @@ from typing import TypeVar
 from holdfast.base.errors import InvalidInput
 from holdfast.node.config import (
     MIB,
+    ChoresSettings,
     Given,
     Limits,
     StorePlace,
     check_index_dirs,
     read_domain,
+    read_duration,
     read_host,
     read_label,
     read_path,
@@ -76,6 +83,7 @@ _TOP = (
     "region",
     "domain",
     "limits",
+    "chores",
     "metrics",
     "ledger",
     "store",
@@ -83,6 +91,7 @@ _TOP = (
 _LIMITS = ("memory", "requests", "reserve")
 _METRICS = ("open",)
 _LEDGER = ("canary",)
+_CHORES = ("scrub", "scrub_rate", "away_patience")
 _STORE = ("path", "slot", "region", "zone", "host", "spare")
 _STORES_ANY = K_MAX + M_MAX
 """As many as the widest scheme needs."""
@@ -151,6 +160,7 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
         region=table.read("region", read_label, None),
         domain=table.read("domain", read_domain, None),
         limits=_limits(raw["limits"]) if "limits" in raw else None,
+        chores=_chores(raw["chores"]) if "chores" in raw else None,
         metrics_open=_switch(raw, "metrics", _METRICS),
         canary=_switch(raw, "ledger", _LEDGER),
     )
@@ -161,6 +171,16 @@ def _switch(raw: Mapping[str, object], name: str, known: tuple[str]) -> bool | N
     if name not in raw:
         return None
     return _Table(raw[name], (name,), known).read(known[0], read_switch, None)
+
+
+def _chores(raw: object) -> ChoresSettings:
+    table = _Table(raw, ("chores",), _CHORES)
+    default = ChoresSettings()
+    return ChoresSettings(
+        scrub_pass_s=table.read("scrub", read_duration, default.scrub_pass_s),
+        scrub_rate_bytes=table.read("scrub_rate", read_size, default.scrub_rate_bytes),
+        away_patience_s=table.read("away_patience", read_duration, default.away_patience_s),
+    )
 
 
 def _limits(raw: object) -> Limits:

@@ -185,6 +185,7 @@ class Node:
             randomness,
             self._events.tell,
             scheme=self._config.scheme,
+            settings=self._config.chores,
             may_delete=not self._ahead,
             holder=f"node-{randomness.token(8).hex()}",
             under_way=lambda: self._server.in_flight,

@@ -6,7 +6,7 @@ is told to `on_damage`, so that it is written back.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from holdfast.base.checksums import Buffer
@@ -185,13 +185,18 @@ class Reader:
             length -= taken
         return result
 
-    async def stripes(self, known: KnownPack, first: int, count: int) -> list[Buffer]:
-        """`count` whole stripes from `first`, each with its filling; all full, or one alone."""
+    async def stripes(
+        self, known: KnownPack, first: int, count: int, without: Collection[int] = ()
+    ) -> list[Buffer]:
+        """`count` whole stripes from `first`, each with its filling; all full, or one alone. Shards `without`
+        which it can be done are only read when others fail."""
         layout, scheme = known.layout, known.row.scheme
         unit = layout.unit_of(first)
         start = layout.shard_offset(first) // BLOCK_BYTES
         blocks = count * unit // BLOCK_BYTES
         wanted = range(layout.real_data_shards) if scheme.k > 1 else [self._copy(known)]
+        if without:
+            wanted = self._sources(known, without) or wanted
         units = await self._blocks(known, wanted, start, blocks)
         zeros = bytes(unit) if known.virtual else b""
         result: list[Buffer] = []
@@ -204,6 +209,20 @@ class Reader:
             if number + 1 < count and not all(shard in part for shard in range(scheme.k)):
                 await self._clock.sleep(0)
         return result
+
+    def _sources(self, known: KnownPack, without: Collection[int]) -> list[int]:
+        """Just as many shards as the others can be made from: those on well stores first, data before parity,
+        which has to be decoded, quick stores before slow ones. None when there are not enough."""
+        there = [shard for shard in known.places if shard not in without]
+        needed = known.row.scheme.k - len(known.virtual)
+
+        def cost(shard: int) -> tuple[bool, bool, float]:
+            store = known.places[shard].store
+            away = store not in self._stores or not self._health.readable(store)
+            return away, shard >= known.row.scheme.k, self._health.hedge_after_s(store)
+
+        there.sort(key=cost)
+        return there[:needed] if len(there) >= needed else []
 
     async def _slice(self, known: KnownPack, shard: int, offset: int, length: int) -> Buffer:
         """Bytes of the data region of one data shard, inside one stripe."""
@@ -389,31 +408,71 @@ class Reader:
         except (Damaged, ShardUnreadable) as error:
             self._on_damage(known.pack, shard, str(error))
             raise
+        self._check_blocks(known, shard, data, table, first)
+        return data
+
+    def _check_blocks(self, known: KnownPack, shard: int, data: Buffer, table: Buffer, first: int) -> None:
         wrong = wrong_blocks(data, table, known.seeds[shard], first)
         if wrong:
+            place = known.places[shard]
             self._health.wrong(place.store, len(wrong))
-            self._on_damage(known.pack, shard, f"{len(wrong)} wrong blocks, first {wrong[0]}")
-            raise WrongBytes(f"{len(wrong)} blocks of {name} on store {place.store} are wrong")
-        return data
+            self.tell_damage(known.pack, shard, f"{len(wrong)} wrong blocks, first {wrong[0]}")
+            name = shard_name(known.pack, shard, place.attempt)
+            raise WrongBytes(
+                f"{len(wrong)} blocks of {name} on store {place.store} are wrong", store=place.store
+            )
+
+    def tell_damage(self, pack: PackId, shard: int, what: str) -> None:
+        """Something is wrong with a shard: tell `on_damage`."""
+        self._on_damage(pack, shard, what)
+
+    async def from_medium(
+        self, known: KnownPack, shard: int, first: int, count: int, table: Buffer | None = None
+    ) -> tuple[Buffer, Buffer]:
+        """Blocks of one shard and its table of checksums, from the medium, in one call. Without the table
+        (then `first` is 0), all of its file that is not blocks is read and verified as well, as by
+        `check_header`. Raises as `shard_blocks`."""
+        place = known.places[shard]
+        store = self._stores.get(place.store)
+        if store is None:
+            raise Unavailable(f"store {place.store} is not attached")
+        name = shard_name(known.pack, shard, place.attempt)
+        begin = data_offset(known.layout.blocks)
+        try:
+            if table is None:
+                assert first == 0
+                whole = Range(0, begin + count * BLOCK_BYTES)
+                (found,) = await store.get(name, [whole], timeout_s=READ_TIMEOUT_S, uncached=True)
+                size = await store.size(name, timeout_s=READ_TIMEOUT_S)
+                view = memoryview(found)
+                check_head(view[:begin], _header_of(known, shard), size, f"{name} on store {place.store}")
+                table, data = view[TABLE_OFFSET : TABLE_OFFSET + 4 * known.layout.blocks], view[begin:]
+            else:
+                blocks = Range(begin + first * BLOCK_BYTES, count * BLOCK_BYTES)
+                (found,) = await store.get(name, [blocks], timeout_s=READ_TIMEOUT_S, uncached=True)
+                data = memoryview(found)
+        except (Damaged, ShardUnreadable) as error:
+            self._on_damage(known.pack, shard, str(error))
+            raise
+        entries = memoryview(table)[4 * first : 4 * (first + count)]
+        self._check_blocks(known, shard, data, entries, first)
+        return data, table
 
     async def check_header(self, known: KnownPack, shard: int) -> None:
         """Read from the medium what a shard says of itself, and see that nothing was added to it: all of
         its file but the blocks and their checksums. Raises Damaged, after telling `on_damage`, and the
         store's errors."""
-        place, row = known.places[shard], known.row
+        place = known.places[shard]
         store = self._stores.get(place.store)
         if store is None:
             # Nothing to mend: what it holds is there again when it is.
             raise Unavailable(f"store {place.store} is not attached")
         name = shard_name(known.pack, shard, place.attempt)
         head_range = Range(0, data_offset(known.layout.blocks))
-        expected = ShardHeader(
-            known.pack, shard, place.attempt, row.scheme, row.payload_bytes, row.manifest_bytes
-        )
         try:
             (head,) = await store.get(name, [head_range], timeout_s=READ_TIMEOUT_S, uncached=True)
             size = await store.size(name, timeout_s=READ_TIMEOUT_S)
-            check_head(head, expected, size, f"{name} on store {place.store}")
+            check_head(head, _header_of(known, shard), size, f"{name} on store {place.store}")
         except (Damaged, ShardUnreadable) as error:
             self._on_damage(known.pack, shard, str(error))
             raise
@@ -426,6 +485,13 @@ class PackMoved(Damaged):
     def __init__(self, known: KnownPack) -> None:
         super().__init__("The pack was written anew while it was read.")
         self.known = known
+
+
+def _header_of(known: KnownPack, shard: int) -> ShardHeader:
+    """What a shard has to say of itself."""
+    row = known.row
+    attempt = known.places[shard].attempt
+    return ShardHeader(known.pack, shard, attempt, row.scheme, row.payload_bytes, row.manifest_bytes)
 
 
 def _ranges(blocks: int, first: int, count: int) -> tuple[Range, Range]:

@@ -45,7 +45,8 @@ class Target(Struct, frozen=True):
     `bad` are shards that somebody found missing or wrong (each is looked at again first), `gone` are stores
     that have been away for so long that what they hold counts as lost, `promised` is a new promise, `leave`
     are stores that must not keep shards, `moves` says which shard should go where. `shrink` allows a smaller
-    k, with the debt on record, where shards would have no home otherwise.
+    k, with the debt on record, where shards would have no home otherwise. `condemned` are shards that are
+    right in themselves, but were found not to belong to the others: they are never read from.
     """
 
     bad: tuple[int, ...] = ()
@@ -54,6 +55,7 @@ class Target(Struct, frozen=True):
     leave: frozenset[StoreId] = frozenset()
     moves: tuple[tuple[int, StoreId], ...] = ()
     shrink: bool = False
+    condemned: tuple[int, ...] = ()
 
 
 class Step(Enum):

@@ -6,8 +6,9 @@ Readers that still follow the old row find a shard gone and look again. The new 
 from their media before the row moves; one that does not agree ends the rewrite with nothing changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -111,6 +112,7 @@ class Rewriter:
         }
         lost = {shard for shard, is_bad in judged.items() if is_bad} | set(known.missing)
         lost |= {place_.shard for place_ in known.row.places if place_.store in target.gone}
+        lost |= known.places.keys() & set(target.condemned)
         plan = plan_rewrite(
             known.row,
             frozenset(lost),
@@ -121,12 +123,13 @@ class Rewriter:
             in_doubt=any(judged[shard] is None for shard in judged.keys() - lost),
         )
         job = _Job(known, debt, plan, _OWED_FOR[reason])
+        sources = _Sources(_without(known, target.condemned), frozenset(lost))
         match plan.step:
             case Step.ANEW:
-                return await self._carry_out(job, await self._anew(known, plan.scheme), keep=())
+                return await self._carry_out(job, await self._anew(sources, plan.scheme), keep=())
             case Step.REPLACE:
                 keep = tuple(place_ for place_ in known.row.places if place_.shard not in plan.homes)
-                return await self._carry_out(job, await self._shards(known, plan), keep)
+                return await self._carry_out(job, await self._shards(sources, plan), keep)
             case Step.FORGIVE:
                 return await self._record(known, (), (debt_row(pack),), Rewritten.DONE)
             case Step.OWE:
@@ -147,17 +150,19 @@ class Rewriter:
         (outcome,) = await self._index.commit([change])
         return then if isinstance(outcome, Committed) else Rewritten.OVERTAKEN
 
-    async def _anew(self, known: KnownPack, scheme: Scheme) -> Encoded:
+    async def _anew(self, sources: "_Sources", scheme: Scheme) -> Encoded:
         """All of the pack in another scheme."""
+        known, lost = sources
         payload: list[Buffer] = []
         for stripe in range(known.layout.stripes):
-            payload += await self._reader.stripes(known, stripe, 1)
+            payload += await self._reader.stripes(known, stripe, 1, lost)
             await self._clock.sleep(0)
         return await encode(scheme, payload, known.row.stored_bytes, self._clock)
 
-    async def _shards(self, known: KnownPack, plan: Plan) -> Encoded:
+    async def _shards(self, sources: "_Sources", plan: Plan) -> Encoded:
         """Only the shards that get a new home, in the scheme that the pack has: copied where they are whole,
         else made from k others."""
+        known, lost = sources
         scheme = known.row.scheme
         units: dict[int, list[Buffer]] = {shard: [] for shard in plan.homes}
         copied = {shard for shard in plan.copied if known.places[shard].store in self._stores}
@@ -170,7 +175,7 @@ class Rewriter:
                     copied.remove(shard)  # from here on it is made anew
             made = [shard for shard in plan.homes if shard not in copied]
             if made:
-                (data,) = await self._reader.stripes(known, stripe, 1)
+                (data,) = await self._reader.stripes(known, stripe, 1, lost)
                 whole = bytes(data)
                 redundant = codec.parity(scheme, whole) if any(shard >= scheme.k for shard in made) else []
                 for shard in made:
@@ -271,6 +276,22 @@ class Rewriter:
     def _new_attempt(self) -> int:
         """An attempt number that was never used: 32 random bits, and the store refuses a name twice."""
         return self._randomness.below(2**32 - 1) + 1
+
+
+class _Sources(NamedTuple):
+    """Where a rewrite reads from: the pack without what must not be read, and the shards that are lost, which
+    are no more than a last resort."""
+
+    known: KnownPack
+    lost: frozenset[int]
+
+
+def _without(known: KnownPack, shards: Collection[int]) -> KnownPack:
+    """The pack as if it did not have these shards."""
+    if not shards:
+        return known
+    places = tuple(place_ for place_ in known.row.places if place_.shard not in shards)
+    return KnownPack(known.pack, replace(known.row, places=places), known.revision)
 
 
 class _Job(Struct, frozen=True):

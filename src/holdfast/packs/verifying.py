@@ -1,10 +1,13 @@
 """Reading every shard of every pack from the medium, and saying what is whole, degraded or lost.
 
-Independent of the read path's favours: no hedging, no cache, no stopping at k. Parity is checked
-against data by encoding again, so that a shard that is right in itself but belongs to other data is
-found, too. What is found is told to the reader's `on_damage`, so that it is mended.
+Independent of the read path's favours: no hedging, no cache, no stopping at k. All shards are read side by
+side, a chunk ahead of what is being looked at. Shards that are right in themselves are compared with each
+other by encoding again, so that parity that does not belong to its data, or the other way round, is found,
+too, and whose fault it is (`packs.blaming`). What is found is told to the reader's `on_damage`, so that it
+is mended. What must hold: a pack is called whole only when every byte of every shard was read and agrees.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from enum import Enum
 
@@ -15,14 +18,20 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Damaged, HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.index.port import Index, Row, prefix_end
-from holdfast.packs import codec
+from holdfast.packs.blaming import agree, blame
 from holdfast.packs.errors import PackGone
 from holdfast.packs.reading import Reader
 from holdfast.packs.rows import KnownPack, PackRows, decode_row
 from holdfast.scheme import Scheme
-from holdfast.stores.port import Store
+from holdfast.stores.port import ShardUnreadable, Store
 
 PAGE = 500
+
+SHARD_READ_BYTES = 1 << 20
+"""Most bytes of one shard that one call reads."""
+
+PACK_READ_BYTES = 8 << 20
+"""Most bytes of all shards together that are read at once; the next chunk needs as much again."""
 
 
 class PackHealth(Enum):
@@ -34,15 +43,17 @@ class PackHealth(Enum):
 
 
 class ShardFault(Struct, frozen=True):
-    """One shard that is not as it should be."""
+    """One shard that is not as it should be, or `in_doubt`: that could not be looked at."""
 
     shard: int
     store: StoreId | None
     fault: str
+    in_doubt: bool = False
 
 
 class PackReport(Struct, frozen=True):
-    """What reading all of a pack has shown. `losses_left` is how many more shards it can lose."""
+    """What reading all of a pack has shown. `losses_left` is how many more shards it can lose; `condemned`
+    are shards that are right in themselves and do not belong to the others."""
 
     pack: PackId
     scheme: Scheme
@@ -50,6 +61,7 @@ class PackReport(Struct, frozen=True):
     faults: tuple[ShardFault, ...]
     losses_left: int
     bytes_read: int
+    condemned: tuple[int, ...] = ()
 
 
 class Verifier:
@@ -91,43 +103,104 @@ class Verifier:
             known = fresh
 
     async def _verify(self, known: KnownPack) -> PackReport:
-        scheme, layout = known.row.scheme, known.layout
+        look = _Look(known, self._faults_on_record(known), {}, set())
+        stripes = known.layout.stripes
+        chunk = _chunk_stripes(known)
+        ahead = asyncio.create_task(self._read(look, 0, min(chunk, stripes)))
+        try:
+            for first in range(0, stripes, chunk):
+                units = await ahead
+                if first + chunk < stripes:
+                    following = first + chunk
+                    ahead = asyncio.create_task(self._read(look, following, min(following + chunk, stripes)))
+                await self._compare(look, first, min(first + chunk, stripes), units)
+        finally:
+            ahead.cancel()
+        return await self._conclude(look)
+
+    def _faults_on_record(self, known: KnownPack) -> dict[int, ShardFault]:
+        """What need not be read to be known."""
         faults = {shard: ShardFault(shard, None, "missing") for shard in known.missing}
-        read = 0
         for shard, place in known.places.items():
-            if (fault := await self._header_fault(known, shard)) is not None:
-                faults[shard] = ShardFault(shard, place.store, fault)
-        for stripe in range(layout.stripes):
-            unit = layout.unit_of(stripe)
-            first, count = layout.blocks_of(stripe)
-            units: dict[int, Buffer] = dict.fromkeys(known.virtual, bytes(unit))
-            for shard, place in known.places.items():
-                if shard in faults:
-                    continue
-                try:
-                    units[shard] = await self._reader.shard_blocks(known, shard, first, count, uncached=True)
-                    read += unit
-                except HoldfastError as error:
-                    faults[shard] = ShardFault(shard, place.store, str(error))
-            if all(shard in units for shard in range(scheme.k)):
-                data = codec.restore(scheme, units, unit)
-                for number, redundant in enumerate(codec.parity(scheme, data), scheme.k):
-                    # As bytes: memory views are compared item by item, 6 ms a MiB.
-                    if number in units and bytes(units[number]) != bytes(redundant):
-                        faults[number] = ShardFault(
-                            number,
-                            known.places[number].store,
-                            f"parity does not match the data of stripe {stripe}",
-                        )
-            await self._clock.sleep(0)
-        losses_left = len(known.places) - len(faults.keys() & known.places.keys()) - layout.real_data_shards
+            if place.store not in self._stores:
+                faults[shard] = ShardFault(shard, place.store, "its store is away", in_doubt=True)
+        return faults
+
+    async def _conclude(self, look: "_Look") -> PackReport:
+        known, faults = look.known, look.faults
+        lost = faults.keys() & known.places.keys()
+        losses_left = len(known.places) - len(lost) - known.layout.real_data_shards
         state = PackHealth.DEGRADED if faults else PackHealth.WHOLE
         if losses_left < 0:
             # What is wrong here in one and there in another shard can still be put together, block by block.
             state = PackHealth.DEGRADED if await self._is_readable(known) else PackHealth.LOST
             losses_left = 0 if state is PackHealth.DEGRADED else losses_left
-        ordered = tuple(faults[shard] for shard in sorted(faults))
-        return PackReport(known.pack, scheme, state, ordered, losses_left, read)
+        return PackReport(
+            known.pack,
+            known.row.scheme,
+            state,
+            tuple(faults[shard] for shard in sorted(faults)),
+            losses_left,
+            look.bytes_read,
+            tuple(sorted(look.condemned)),
+        )
+
+    async def _read(self, look: "_Look", first: int, end: int) -> dict[int, Buffer]:
+        """The units of some stripes, shard by shard, all shards side by side."""
+        known = look.known
+        block, _ = known.layout.blocks_of(first)
+        count = sum(known.layout.blocks_of(stripe)[1] for stripe in range(first, end))
+        shards = [shard for shard in known.places if shard not in look.faults]
+        found = await asyncio.gather(*[self._read_shard(look, shard, block, count) for shard in shards])
+        return {shard: data for shard, data in zip(shards, found, strict=True) if data is not None}
+
+    async def _read_shard(self, look: "_Look", shard: int, block: int, count: int) -> Buffer | None:
+        known = look.known
+        try:
+            data, look.tables[shard] = await self._reader.from_medium(
+                known, shard, block, count, look.tables.get(shard)
+            )
+        except (Damaged, ShardUnreadable) as error:
+            look.faults[shard] = ShardFault(shard, known.places[shard].store, str(error))
+            return None
+        except HoldfastError as error:
+            look.faults[shard] = ShardFault(
+                shard, known.places[shard].store, f"cannot be read: {error}", in_doubt=True
+            )
+            return None
+        look.bytes_read += len(data)
+        return data
+
+    async def _compare(self, look: "_Look", first: int, end: int, read: Mapping[int, Buffer]) -> None:
+        """Whether the shards of some stripes, each right in itself, agree with each other."""
+        known, scheme = look.known, look.known.row.scheme
+        at = 0
+        for stripe in range(first, end):
+            unit = known.layout.unit_of(stripe)
+            units: dict[int, Buffer] = {
+                shard: memoryview(data)[at : at + unit] for shard, data in read.items()
+            }
+            units.update(dict.fromkeys(known.virtual, bytes(unit)))
+            at += unit
+            if len(units) > scheme.k and not agree(scheme, units, unit):
+                self._accuse(look, units, unit, stripe)
+            await self._clock.sleep(0)
+
+    def _accuse(self, look: "_Look", units: Mapping[int, Buffer], unit: int, stripe: int) -> None:
+        known = look.known
+        guilty = blame(known.row.scheme, units, unit)
+        if guilty is None:
+            # Rewriting either side could destroy the only right one.
+            what = f"data and parity of stripe {stripe} disagree, and which is wrong cannot be told"
+            shard = max(shard for shard in units if shard in known.places)
+            look.faults.setdefault(shard, ShardFault(shard, known.places[shard].store, what))
+            return
+        for shard in guilty & known.places.keys() - look.condemned:
+            sides = ("parity", "the data") if shard >= known.row.scheme.k else ("data", "the parity")
+            what = f"{sides[0]} does not match {sides[1]} of stripe {stripe}"
+            look.condemned.add(shard)
+            look.faults.setdefault(shard, ShardFault(shard, known.places[shard].store, what))
+            self._reader.tell_damage(known.pack, shard, what)
 
     async def _is_readable(self, known: KnownPack) -> bool:
         try:
@@ -137,13 +210,19 @@ class Verifier:
             return False
         return True
 
-    async def _header_fault(self, known: KnownPack, shard: int) -> str | None:
-        if known.places[shard].store not in self._stores:
-            return "its store is away"
-        try:
-            await self._reader.check_header(known, shard)
-        except Damaged as error:
-            return str(error)
-        except HoldfastError as error:
-            return f"cannot be read: {error}"
-        return None
+
+class _Look(Struct):
+    """One look at a pack: what was found until now."""
+
+    known: KnownPack
+    faults: dict[int, ShardFault]
+    tables: dict[int, Buffer]
+    condemned: set[int]
+    bytes_read: int = 0
+
+
+def _chunk_stripes(known: KnownPack) -> int:
+    """Stripes that are read at once: as much of each shard as one call reads well, within what all shards
+    together may hold."""
+    unit = known.layout.unit_of(0)
+    return max(1, min(SHARD_READ_BYTES // unit, PACK_READ_BYTES // (unit * max(1, len(known.places)))))

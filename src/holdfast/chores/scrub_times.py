@@ -1,0 +1,77 @@
+"""When the shards of each store were last read from the medium, and what is to be read next. Pure.
+
+The ids of packs are cut into `RANGES` ranges by their first byte; for each store and range the time is kept
+at which the last complete reading of that range began. So a million packs are 256 numbers a store. A store
+that was away or did not answer while a range was read keeps its older time. What must hold: a time is never
+younger than the oldest reading that it stands for; a time ahead of the clock (it was set back) stands for
+never.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from holdfast.base.ids import StoreId
+
+RANGES = 256
+NEVER = 0
+
+
+class StoreTimes(Struct, array_like=True):
+    """`scrub/store/<id>`: seconds since 1970, one for each range; 0 for never."""
+
+    format: int
+    read_at: list[int]
+
+
+class At(Struct, array_like=True):
+    """`scrub/at`: the range that is being read, behind which pack (hex, empty at its begin), since when, and
+    the stores that answered for all of it until now. `range` is `RANGES` when nothing is being read."""
+
+    format: int
+    range: int
+    after: str
+    began: int
+    covered: list[StoreId]
+
+
+def next_range(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float) -> int:
+    """The range that was read longest ago at one of `stores`; the first of equals."""
+    here = [times[store] for store in stores if store in times]
+    ages = [max((_age(read_at[number], now) for read_at in here), default=0.0) for number in range(RANGES)]
+    return max(range(RANGES), key=lambda number: (ages[number], -number))
+
+
+def oldest(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float) -> float:
+    """How long ago the shard that was read longest ago was read, in seconds; infinite where one never was."""
+    moments = {moment for store in stores if store in times for moment in times[store]}
+    return max((_age(moment, now) for moment in moments), default=0.0)
+
+
+def ranges_overdue(
+    times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float, pass_s: float
+) -> int:
+    """How many ranges have shards that were not read within a pass's time."""
+    here = [times[store] for store in stores if store in times]
+    return sum(any(_age(read_at[number], now) > pass_s for read_at in here) for number in range(RANGES))
+
+
+def is_due(oldest_s: float, since_last_began_s: float | None, pass_s: float) -> bool:
+    """Whether to begin with another range: so that a pass is spread evenly over its time, or at once where
+    something was not read for longer than that."""
+    if oldest_s > pass_s:
+        return True
+    return since_last_began_s is None or since_last_began_s >= pass_s / RANGES
+
+
+def range_keys(number: int) -> tuple[bytes, bytes]:
+    """Where the rows of a range's packs begin and end."""
+    start = b"pack/%02x" % number
+    return start, b"pack/%02x" % (number + 1) if number + 1 < RANGES else b"pack/g"
+
+
+_NEVER_AGE = float("inf")
+
+
+def _age(moment: int, now: float) -> float:
+    return _NEVER_AGE if moment == NEVER or moment > now + 1 else max(0.0, now - moment)
