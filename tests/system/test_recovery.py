@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from holdfast.stores.directory.place import IDENTITY
+from holdfast.stores.identity import decode_identity, encode_identity
 from tests.kit.process import NodeProcess, run_holdfast, wait_until
 
 BUCKET = "main"
@@ -66,18 +69,18 @@ class Book:
 
 
 def fill(book: Book) -> None:
-    for number in range(60):
+    for number in range(30):
         book.put(f"small/{number}", book.chance.randrange(20_000))
-    for number in range(0, 60, 3):
+    for number in range(0, 30, 3):
         book.put(f"small/{number}", book.chance.randrange(20_000))
     book.put("empty", 0)
-    book.put("large", 20 << 20)
+    book.put("large", 17 << 20)
     book.put("overwritten", 2 << 20)
-    book.put("overwritten", 17 << 20)
+    book.put("overwritten", 300_000)
     book.multipart("parts")
     book.copy("small/1", "copy/small")
     book.copy("large", "copy/large")
-    for number in range(1, 60, 3):
+    for number in range(1, 30, 3):
         book.delete(f"small/{number}")
     book.put("deleted", 300_000)
     book.delete("deleted")
@@ -115,10 +118,10 @@ def test_everything_comes_back_from_the_stores_alone(tmp_path: Path) -> None:
         parts = [book.part("open", upload, 1, half)]
         wait_until("the journal has it all", lambda: up_to_date(node), 60)
         # Of the last moment the journal may know nothing: the packs themselves say what is in them.
-        for number in range(30):
+        for number in range(10):
             book.put(f"late/{number}", book.chance.randrange(30_000))
         book.put("small/2", 5_000)
-        book.put("late/large", 18 << 20)
+        book.put("late/large", 17 << 20)
         node.kill()
         credentials = node.credentials
         shutil.copy(node.data / "cluster.json", tmp_path / "cluster.json")
@@ -209,10 +212,11 @@ def test_what_cannot_be_recovered_is_refused_in_a_sentence(tmp_path: Path) -> No
         assert (busy.returncode, "Another node is running" in busy.stderr) == (75, True)
         node.kill()
         lose_the_index(node, tmp_path / "keep")
-        (tmp_path / "other").mkdir()
-        with NodeProcess(tmp_path / "other") as other:
-            assert other.stop() == 0
-        mixed = [tmp_path / "other" / "holdfast-data" / "disk1", node.data / "disk2", node.data / "disk3"]
+        other = tmp_path / "other"
+        shutil.copytree(node.data / "disk1", other)
+        identity = decode_identity((other / IDENTITY).read_bytes())
+        (other / IDENTITY).write_bytes(encode_identity(replace(identity, cluster="another")))
+        mixed = [other, node.data / "disk2", node.data / "disk3"]
         said = run_holdfast("recover", *(part for path in mixed for part in ("--store", path)), cwd=tmp_path)
         assert (said.returncode, "different clusters" in said.stderr) == (76, True)
         for slot in ("disk1", "disk2", "disk3", "disk4"):

@@ -116,6 +116,27 @@ async def test_a_name_that_lost_stores_is_written_anew_on_those_that_are_left() 
     assert await packs.read("index-a") == data
 
 
+async def test_a_store_that_is_to_leave_is_emptied_of_them() -> None:
+    rig = build_rig()
+    data = rig.randomness.token(60_000)
+    await named(rig).write("index-a", [data])
+    leaving = rig.stores[0]
+    topology = rig.packs.writer._topology
+    packs = NamedPacks(
+        rig.attached,
+        topology,
+        rig.health,
+        rig.clock,
+        rig.randomness,
+        lambda: RS,
+        room=lambda store: store != leaving,
+    )
+    assert await packs.tend("index-a") is Tended.REWRITTEN
+    assert blobs(rig)[leaving] == set()
+    assert await packs.tend("index-a") is Tended.WHOLE
+    assert await packs.read("index-a") == data
+
+
 async def test_what_a_write_that_was_given_up_has_left_does_no_harm_and_goes() -> None:
     rig = build_rig()
     packs = named(rig)

@@ -65,10 +65,9 @@ def sentences_of(report: Report) -> Iterator[str]:
     yield from _of_versions("not all of it is there", report.incomplete, report.incomplete_count)
     if report.buckets_made:
         yield f"Buckets made again for them: {', '.join(report.buckets_made)}."
-    there = "There would be" if report.dry_run else "There are"
     yield (
-        f"{there} {report.buckets} buckets, {report.objects} objects, "
-        f"{report.uploads} open uploads; {report.rows} rows at revision {report.revision}."
+        f"{'It would hold' if report.dry_run else 'It holds'}: buckets {report.buckets}, objects "
+        f"{report.objects}, open uploads {report.uploads}; {report.rows} rows at revision {report.revision}."
     )
     yield (
         f"Not known: what was deleted, copied without moving bytes, or done to uploads after "

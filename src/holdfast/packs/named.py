@@ -228,14 +228,15 @@ class NamedPacks:
         data: bytes,
         packs: Mapping[PackId, Sequence[FoundShard]],
     ) -> Tended:
-        good = [shard for shard in one.shards if shard not in reader.wrong]
+        # What lies on a store that is to leave does not count: it goes with it.
+        good = [shard for shard in one.shards if shard not in reader.wrong and self._room(shard.store) > 0]
         rest = [shard for pack, shards in packs.items() for shard in shards if pack != one.pack]
         promised = self._scheme()
         apart = min(len({shard.shard for shard in good}), len({shard.store for shard in good}))
         if apart - one.layout.real_data_shards >= promised.m:
             await self._remove(rest)
             return Tended.WHOLE
-        writable = [store for store in self._stores if self._health.writable(store)]
+        writable = [store for store in self._stores if self._health.writable(store) and self._room(store) > 0]
         if choose_scheme(promised, one.layout.stored_bytes, len(writable)) is None:
             return Tended.LESS
         try:

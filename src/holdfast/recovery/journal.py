@@ -206,7 +206,8 @@ class Journal:
     def _begin_anew(self, revision: int) -> None:
         assert self.lineage is not None
         # A young index has no past: what happened up to its revision can still be read from its log.
-        revision = revision if self.generation or self.snapshot or revision > _YOUNG else 0
+        is_young = revision <= _YOUNG and not (self.generation or self.snapshot or self.lineage.number)
+        revision = 0 if is_young else revision
         self.position = Position(revision, first_chain(self.lineage.incarnation, revision), 0)
         self._changes = None
         self._pending, self._pending_bytes = [], 0
