@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from holdfast.base.errors import Damaged, Fenced
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
+from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
 from holdfast.node.config import StorePlace
 from holdfast.stores.identity import Identity, Noted
 
@@ -172,11 +173,16 @@ def read_cluster(data: Path) -> Cluster | None:
         return None
     try:
         cluster = msgspec.json.decode(raw, type=Cluster)
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise Damaged(
             f"{path} cannot be read ({error}).",
             hint="Move it away: it is made again from what the stores say.",
         ) from None
+    if is_spoiled(raw):
+        raise Damaged(
+            f"{path} is damaged: its checksum does not fit.",
+            hint="Move it away: it is made again from what the stores say.",
+        )
     if cluster.format != FORMAT:
         raise Damaged(
             f"{path} has format {cluster.format}, this Holdfast knows {FORMAT}.",
@@ -190,7 +196,7 @@ def write_cluster(data: Path, cluster: Cluster) -> None:
     path = data / FILE_NAME
     temporary = path.with_name(f".{path.name}.new")
     with temporary.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(cluster)) + b"\n")
+        file.write(seal(cluster))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

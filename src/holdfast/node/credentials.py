@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from holdfast.base.errors import InvalidInput
 from holdfast.base.randomness import Randomness
+from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
 from holdfast.node.config import credentials_given
 
 FILE_NAME = "credentials.json"
@@ -76,9 +77,15 @@ def _read(path: Path) -> Credentials | None:
                 hint=f"say `chmod 600 {path}`, or delete the file to get new ones.",
             )
         text = file.read(4096)
+    if is_spoiled(text):
+        raise InvalidInput(
+            f"The credentials in {path} are damaged, their checksum does not fit:",
+            hint="put the file back from a copy, or delete it to get new ones. If you changed them yourself, "
+            "take the line `crc32c` out.",
+        )
     try:
         return msgspec.json.decode(text, type=Credentials)
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         raise InvalidInput(
             f"The credentials in {path} are not readable as JSON:",
             hint="put the file back from a copy, or delete it to get new ones.",
@@ -93,7 +100,7 @@ def _create(path: Path, credentials: Credentials) -> Credentials:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)
-        file.write(msgspec.json.format(msgspec.json.encode(credentials)) + b"\n")
+        file.write(seal(credentials))
         file.flush()
         os.fsync(descriptor)
     temporary.replace(path)

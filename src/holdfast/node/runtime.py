@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from holdfast.base.errors import Busy
+from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
 
 LOCK_NAME = "lock"
 RUNTIME_NAME = "node.json"
@@ -52,7 +53,7 @@ class DataLock:
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(runtime) + b"\n")
+            file.write(seal(runtime))
         temporary.replace(path)
 
     def release(self) -> None:
@@ -94,6 +95,7 @@ def _is_locked(descriptor: int) -> bool:
 
 def _read_note(data: Path) -> Runtime | None:
     try:
-        return msgspec.json.decode((data / RUNTIME_NAME).read_bytes(), type=Runtime)
-    except (OSError, msgspec.MsgspecError):
+        raw = (data / RUNTIME_NAME).read_bytes()
+        return None if is_spoiled(raw) else msgspec.json.decode(raw, type=Runtime)
+    except (OSError, *NOT_JSON):
         return None

@@ -14,6 +14,7 @@ from msgspec import Struct
 from holdfast.base.checksums import crc32c
 from holdfast.base.errors import Damaged
 from holdfast.base.ids import StoreId
+from holdfast.base.sealed import NOT_JSON
 from holdfast.stores.port import Attachment
 
 FORMAT = 1
@@ -164,7 +165,7 @@ def decode_identity(raw: bytes) -> Identity:
     """The identity in a file. Raises Damaged with what is wrong, also for formats newer than ours."""
     try:
         header = msgspec.json.decode(raw, type=_Header)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise Damaged("Its identity file cannot be read:", hint=f"{error}.") from error
     if header.kind != KIND:
         raise Damaged("Its identity file is not one of Holdfast's.")
@@ -175,7 +176,7 @@ def decode_identity(raw: bytes) -> Identity:
         )
     try:
         file = msgspec.json.decode(raw, type=_File)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise Damaged("Its identity file cannot be read:", hint=f"{error}.") from error
     body = _Body(
         store=file.store,
