@@ -17,7 +17,14 @@ from holdfast.objects import model as m
 from holdfast.packs.model import debt_row
 from holdfast.packs.rows import decode_row
 from tests.kit.virtual import run_virtual
-from tests.simulation.proofs import check_accounts, scan, until_tidy, until_whole
+from tests.simulation.proofs import (
+    check_accounts,
+    check_strays,
+    scan,
+    until_collected,
+    until_tidy,
+    until_whole,
+)
 from tests.simulation.test_nth_failure import SMALL, WAYS, Bench, prepare, snapshot
 
 CALLS_MAX = 150
@@ -85,20 +92,21 @@ async def _run(scene: str, way: str, n: int) -> bool:
     if way.startswith("index"):
         world.index_fault = Fault(Mishap[way.removeprefix("index ").upper()], 0.3)
     nth.left = n
-    began = world.clock.monotonic()
     with suppress(HoldfastError):  # a step that failed is tried again
         await world.call(lambda _: _move(bench))
     nth.left = None
     world.index.faults.clear()
     assert await snapshot(bench) == before, f"{scene}: something else is seen after {n}"
-    ended = world.clock.monotonic()
     world.node.chores.start()
     await until_tidy(world)
     await world.call(lambda _: _move(bench))
     await until_tidy(world)
     await until_whole(world)
     assert await snapshot(bench) == before
-    await check_accounts(world, [(began, ended)])
+    await until_collected(world)
+    await world.node.chores.close()
+    await check_accounts(world, [])
+    check_strays(world, [])
     assert not old & {row.key for row in scan(world, b"pack/")}, "an old pack lives on"
     assert not world.failures, world.failures
     await world.stop()

@@ -124,26 +124,43 @@ class Moving:
             scheme, plan.payload(data), lambda _: entries, plan.object_bytes
         )
         data.clear()
-        new = written.extent.pack
-        moved = {extent: Extent(new, place.offset, place.length) for extent, place in plan.places.items()}
-        tables, tables_at = await self._write_tables(plan, moved, scheme)
-        cause = new.hex()
-        changes = [_upload_change(claim, moved, cause) for claim in plan.uploads]
-        for number, claim in enumerate(plan.owners):
-            if number % MOVES_AT_ONCE == 0:
-                await self._clock.sleep(0)
-            changes.append(_version_change(claim, moved, tables_at.get(claim.record.version), cause))
-        packs_rows = [*written.transactions, *(tables.transactions if tables is not None else ())]
-        done = await self._commit(packs_rows, changes)
+        try:
+            moved, done, count = await self._move_in(plan, written, scheme)
+        except HoldfastError:
+            written.abandon()
+            raise
         await self._settle_open()
-        followed = await self._follow(plan, moved, cause)
+        followed = await self._follow(plan, moved, written.extent.pack.hex())
         left = {extent.pack for extent in plan.places}
         return MoveReport(
             plan.object_bytes,
             done + followed,
-            len(changes) + len(plan.followers) - done - followed,
+            count + len(plan.followers) - done - followed,
             tuple(pack for pack in packs if pack not in left),
         )
+
+    async def _move_in(
+        self, plan: "Plan", written: Written, scheme: Scheme
+    ) -> tuple[dict[Extent, Extent], int, int]:
+        """Commit the new pack and everybody's move; where everything lies then, and how many of how many
+        changes went through."""
+        new = written.extent.pack
+        moved = {extent: Extent(new, place.offset, place.length) for extent, place in plan.places.items()}
+        tables, tables_at = await self._write_tables(plan, moved, scheme)
+        try:
+            changes = [_upload_change(claim, moved, new.hex()) for claim in plan.uploads]
+            for number, claim in enumerate(plan.owners):
+                if number % MOVES_AT_ONCE == 0:
+                    await self._clock.sleep(0)
+                table_at = tables_at.get(claim.record.version)
+                changes.append(_version_change(claim, moved, table_at, new.hex()))
+            rows_of_packs = [*written.transactions, *(tables.transactions if tables is not None else ())]
+            done = await self._commit(rows_of_packs, changes)
+        except HoldfastError:
+            if tables is not None:
+                tables.abandon()
+            raise
+        return moved, done, len(changes)
 
     async def _describe(self, plan: "Plan") -> list[ManifestEntry]:
         """What the new pack's manifest says, worked out without holding up others."""

@@ -136,13 +136,19 @@ class Appended(Struct, frozen=True):
     receipt: Receipt
 
 
+def _nothing() -> None:
+    return
+
+
 class Written(Struct, frozen=True):
     """A pack of its own that is durable on its stores and not in the index yet. The caller commits
-    `transactions` (pack row, debt) in the same call as, and before, what refers to it."""
+    `transactions` (pack row, debt) in the same call as, and before, what refers to it; or calls `abandon`,
+    so that its shards go at once. If the row came to be after all, that does nothing."""
 
     extent: Extent
     receipt: Receipt
     transactions: tuple[Transaction, ...]
+    abandon: Callable[[], None] = _nothing
 
 
 def pack_row(pack: PackId) -> bytes:

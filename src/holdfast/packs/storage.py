@@ -102,7 +102,12 @@ class Packs:
         size = length if object_bytes is None else object_bytes
         landed = await self.writer.write(scheme, data, self._manifest(entries), size)
         self.settler.landed(landed, known=False)
-        return Written(Extent(landed.pack, 0, length), landed.receipt, (row_transaction(landed),))
+        return Written(
+            Extent(landed.pack, 0, length),
+            landed.receipt,
+            (row_transaction(landed),),
+            lambda: self.settler.abandoned(landed.abandoned),
+        )
 
     def read(self, extents: Sequence[Extent], offset: int, length: int) -> AsyncIterator[Buffer]:
         """See `PackStorage.read`."""
