@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from holdfast.base.clock import SystemClock
+from holdfast.cli.client import NodeClient
+from holdfast.node.config import Given, make_config
+from holdfast.node.stores import STORES_PATH
 from tests.kit.process import NodeProcess, wait_until
 
 PATIENCE_S = 300
@@ -18,8 +22,8 @@ OBJECT_BYTES = 2 << 20
 
 
 class Traffic(threading.Thread):
-    """Reads what is there and compares it, writes something new, and does so again until told to stop. Not
-    one request may fail."""
+    """Reads what is there and compares it, writes something new, and does so again until told to stop, in
+    bursts, so that chores get on with it. Not one request may fail."""
 
     def __init__(self, node: NodeProcess, bodies: dict[str, bytes]) -> None:
         super().__init__(daemon=True)
@@ -40,7 +44,7 @@ class Traffic(threading.Thread):
                 self._s3.put_object(Bucket="main", Key=new, Body=body)
                 self._bodies[new] = body
                 self.rounds += 1
-                self._told.wait(0.1)
+                self._told.wait(2.0 if self.rounds % 5 == 0 else 0)
         except BaseException as error:
             self.error = error
 
@@ -53,7 +57,8 @@ class Traffic(threading.Thread):
 
 
 def stores(node: NodeProcess) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(node.holdfast("store", "list", "--json").stdout)
+    client = NodeClient(make_config([Given(data=node.data)], node.home), SystemClock())
+    found: dict[str, Any] = json.loads(client.ask(STORES_PATH))
     return found
 
 

@@ -16,7 +16,7 @@ from holdfast.base.errors import Unavailable
 from holdfast.cli.client import NodeClient
 from holdfast.cli.output import console, duration, show, size, styled
 from holdfast.node.config import Config
-from holdfast.node.stores import STORES_PATH, Done, DrainStatus, StoreLine, StoreList
+from holdfast.node.stores import STORES_PATH, Done, DrainStatus, StoreList
 
 COMMAND_TIMEOUT_S = 600.0
 """Commands look at the rows of all packs first, and may copy a part of the index."""
@@ -30,7 +30,7 @@ def show_stores(config: Config, clock: Clock, *, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.format(raw).decode())
     else:
-        show(console(), stores_view(_decoded(raw, StoreList)))
+        show(console(), stores_view(decoded(raw, StoreList)))
 
 
 def command_stores(
@@ -52,7 +52,7 @@ def command_stores(
     if as_json:
         typer.echo(msgspec.json.format(raw).decode())
         return
-    done = _decoded(raw, Done)
+    done = decoded(raw, Done)
     for line in [*done.sentences, *_to_write(action, done, file)]:
         typer.echo(line)
 
@@ -121,7 +121,8 @@ def _drain_sentence(drain: DrainStatus) -> str:
     return f"{left}."
 
 
-def _decoded(raw: bytes, kind: type[T]) -> T:
+def decoded(raw: bytes, kind: type[T]) -> T:
+    """A node's answer. Raises Unavailable when it is of another kind."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError as error:
@@ -129,6 +130,3 @@ def _decoded(raw: bytes, kind: type[T]) -> T:
             f"The node's answer cannot be understood ({error}).",
             hint="Is it of another version? See `holdfast version`, or use --json.",
         ) from None
-
-
-__all__ = ["StoreLine", "command_stores", "show_stores", "stores_view"]

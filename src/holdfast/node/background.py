@@ -26,6 +26,7 @@ from holdfast.chores.giving_way import GivingWay
 from holdfast.chores.rebalance import Rebalance
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.rescheme import Rescheme, Waiting
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.scrub import Scrub
 from holdfast.chores.strays import FindStrays
@@ -80,7 +81,7 @@ class Background:
         self._holder = holder
         self._giving_way = giving_way = GivingWay(clock, Throttle(clock.monotonic()), under_way)
         stores, topology = keeper.attached, keeper.topology
-        rewriter = Rewriter(
+        self._rewriter = rewriter = Rewriter(
             stores, topology, index, packs.rows, packs.reader, packs.writer, giving_way, randomness
         )
         verifier = Verifier(stores, index, packs.rows, packs.reader, giving_way)
@@ -127,6 +128,13 @@ class Background:
     def start(self, objects: Objects, *more: Chore) -> None:
         """Begin, with chores that others have built."""
         index, packs = self._index, self._packs
+        rescheme = Rescheme(
+            index,
+            self._rewriter,
+            objects.rescheming(self._giving_way),
+            lambda: self.census.last.packs,
+            self._clock,
+        )
         chores: list[Chore] = [
             self.repair,
             self.debts,
@@ -138,6 +146,7 @@ class Background:
             *self.keeping.chores,
             self.drain,
             self.rebalance,
+            rescheme,
             *more,
         ]
         if self._may_delete:
@@ -152,7 +161,9 @@ class Background:
             self._compact = compact = Compact(index, objects.moving(self._giving_way).move)
             self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
             audit = Audit(index, objects.auditing(self._giving_way).audit, self._clock)
-            chores += [self._collect, Sweep(disposal), strays, compact, audit]
+            # What is being given another scheme must not be mixed with what has the old one still.
+            merging = Waiting(compact, lambda: rescheme.active)
+            chores += [self._collect, Sweep(disposal), strays, merging, audit]
         self.runner = self._make_runner(chores)
         self.runner.start()
 

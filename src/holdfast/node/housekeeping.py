@@ -1,9 +1,10 @@
 """Looking after slots: spares that start by themselves, replaced stores that go when they are empty.
 
 A spare (`spare = true` in the configuration) takes nothing until another store has been away for
-`SPARE_PATIENCE_S`; then it stands in for that one and is a store like any other from then on. What must hold:
-each store that is away gets one spare and no more, also over restarts; a store that was replaced goes only
-after a walk over all packs found nothing on it, or when it has been away for as long.
+`SPARE_PATIENCE_S`, or for as long as makes it count as lost; then it stands in for that one and is a store
+like any other from then on. What must hold: each store that is away gets one spare and no more, also over
+restarts; a store that was replaced goes only after a walk over all packs found nothing on it, or when it has
+been away for as long.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,7 +63,10 @@ class Housekeeping:
         is_empty: Callable[[StoreId], bool],
         clock: Clock,
         tell: Callable[[str], None],
+        *,
+        patience_s: float = SPARE_PATIENCE_S,
     ) -> None:
+        self._patience_s = patience_s
         self._keeper = keeper
         self._health = health
         self._changes = changes
@@ -84,7 +88,7 @@ class Housekeeping:
             )
             for slot, held in keeper.held.items()
         ]
-        if (found := spare_to_start(views, SPARE_PATIENCE_S)) is not None:
+        if (found := spare_to_start(views, self._patience_s)) is not None:
             spare, store = found
             line = replace(keeper.cluster.slots[spare], stands_in_for=str(store))
             keeper.write(keeper.cluster.with_slot(spare, line))
@@ -107,6 +111,6 @@ class Housekeeping:
         if self._is_empty(view.store):
             await self._changes.dismiss(view.slot)
             self._tell(f"{line.path} is empty and no longer needed: {line.known_as} has taken its place")
-        elif view.away_s > SPARE_PATIENCE_S:
+        elif view.away_s > self._patience_s:
             await self._changes.dismiss(view.slot)
             self._tell(f"{line.path}, which {line.known_as} replaced, is gone: the rest is made again")

@@ -9,7 +9,8 @@ from holdfast.index.port import Index
 from holdfast.index.sqlite import SqliteIndex
 from holdfast.node.background import Background
 from holdfast.node.changing import Changes
-from holdfast.node.housekeeping import Housekeeping
+from holdfast.node.config import Config
+from holdfast.node.housekeeping import SPARE_PATIENCE_S, Housekeeping
 from holdfast.node.index import Members
 from holdfast.node.keeper import Keeper
 from holdfast.node.membership import Membership
@@ -17,7 +18,6 @@ from holdfast.node.store_commands import StoreCommands
 from holdfast.node.store_list import StoreLister
 from holdfast.node.store_routes import store_routes
 from holdfast.s3.face import Route
-from holdfast.scheme import Scheme
 
 
 class StoreManaging:
@@ -31,7 +31,7 @@ class StoreManaging:
         index: Index,
         health: StoreHealth,
         background: Background,
-        default_scheme: Scheme,
+        config: Config,
         clock: Clock,
         tell: Callable[[str], None],
     ) -> None:
@@ -41,10 +41,16 @@ class StoreManaging:
         def is_up(store: StoreId) -> bool:
             return health.readable(store) or health.writable(store)
 
-        self._commands = StoreCommands(keeper, changes, membership, index, is_up, default_scheme, tell)
+        self._commands = StoreCommands(keeper, changes, membership, index, is_up, config.scheme, tell)
         self._lister = StoreLister(keeper, health, membership, background.census, drain, background.rebalance)
         self.housekeeping = Housekeeping(
-            keeper, health, changes, lambda store: store in drain.empty, clock, tell
+            keeper,
+            health,
+            changes,
+            lambda store: store in drain.empty,
+            clock,
+            tell,
+            patience_s=min(SPARE_PATIENCE_S, config.chores.away_patience_s),
         )
 
     def routes(self) -> Mapping[str, Route]:

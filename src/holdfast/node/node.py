@@ -22,6 +22,7 @@ from holdfast.index.measured import MeasuredIndex
 from holdfast.index.port import IndexState
 from holdfast.node import credentials as credentials_file
 from holdfast.node.background import Background
+from holdfast.node.bucket_routes import bucket_routes
 from holdfast.node.config import Config
 from holdfast.node.credentials import Credentials
 from holdfast.node.descriptors import connections_allowed, files_allowed
@@ -98,7 +99,7 @@ class Node:
             index,
             health,
             self._background,
-            config.scheme,
+            config,
             clock,
             self._events.tell,
         )
@@ -291,6 +292,7 @@ class Node:
             "/-/metrics": Route(lambda request: self._metrics.answer(request), signed=False),
             "/-/verify": Route(self._verifications.answer, signed=True, methods=frozenset({"GET", "POST"})),
             **self._managing.routes(),
+            **bucket_routes(self._objects),
         }
 
     async def _answer_live(self, request: AdminRequest) -> AdminAnswer:

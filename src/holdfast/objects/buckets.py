@@ -59,6 +59,28 @@ class Buckets:
             await self._mark_unsure(key, row)
         return _bucket(name, row)
 
+    async def set_scheme(self, name: str, scheme: str) -> Bucket:
+        """Have everything in a bucket protected in another way: new objects from now on, what there is by a
+        chore, for which a mark is left. Raises NoSuchBucket, InvalidInput, Busy."""
+        settings, committer = self._context.settings, self._context.committer
+        resolved = parse_scheme(scheme, settings.stores())
+        settings.check_scheme(resolved)
+        backoff = committer.backoff(settings.patience.conflict_s)
+        key = keys.bucket_row(name)
+        while True:
+            (found,) = await self._context.index.get((key,))
+            row = self._heads.bucket(name, found)
+            assert found is not None
+            if row.scheme == resolved:
+                return _bucket(name, row)
+            row = replace(row, scheme=resolved, state=BucketState.ACTIVE)
+            puts = ((key, rows.encode(row)), (keys.rescheme_row(name), b""))
+            change = Transaction((Expect(key, found.revision),), puts)
+            if (await committer.decide_one(change)).committed:
+                return _bucket(name, row)
+            if not await backoff.wait():
+                raise Busy(f"The bucket {name!r} is being changed.", hint="Try again.", bucket=name)
+
     async def _mark_unsure(self, key: bytes, row: BucketRow) -> None:
         (found,) = await self._context.index.get((key,))
         if found is not None and found.value == rows.encode(row):

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from holdfast.base.checksums import Buffer, ChecksumAlgorithm
 from holdfast.base.errors import Busy
 from holdfast.base.ids import PackId, new_version_id
-from holdfast.index.port import PRESENT, Expect, Row, Transaction
+from holdfast.index.port import ABSENT, PRESENT, Expect, Row, Transaction
 from holdfast.objects import keys, rows
 from holdfast.objects.conditions import check_source, check_write
 from holdfast.objects.context import Context
@@ -125,7 +125,7 @@ class Copying:
             return answer(before)
         check_write(copy.conditions, state.current, copy.key)
         _check_onto_itself(copy, record, onto_itself=source.head_row == where.head_row)
-        packs = await self._shareable(copy, record, state)
+        packs = await self._shareable(copy, origin, record, state)
         if packs is None:
             return await self._rewrite(copy, source, record)
         return await self._share(copy, origin, record, where, packs)
@@ -141,10 +141,10 @@ class Copying:
         return record
 
     async def _shareable(
-        self, copy: CopyObject, record: VersionRecord, state: State
+        self, copy: CopyObject, origin: State, record: VersionRecord, state: State
     ) -> dict[PackId, int] | None:
         """The packs that a copy would share, or None when it has to be written anew."""
-        if record.size == 0 or record.scheme != state.bucket.scheme:
+        if record.size == 0 or not record.scheme == origin.bucket.scheme == state.bucket.scheme:
             return None
         checksum = record.checksum
         if copy.algorithm is not None and (
@@ -206,19 +206,23 @@ class Copying:
         )
         alive = tuple(Expect(pack_row(pack), PRESENT) for pack in packs)
         source_row = Expect(origin.target.head_row, origin.head_revision)
+        # Whoever changes the scheme of the source's bucket has to see this copy, or this copy the change.
+        source_bucket = Expect(origin.target.bucket_row, origin.bucket_revision)
+        elsewhere = () if origin.target.bucket == where.bucket else (source_bucket,)
+        sources = (source_row, *elsewhere)
 
         def propose(state: State, others: Sequence[Row | None]) -> Transaction:
             if (before := remembered(state.head, copy.request)) is not None:
                 raise AnsweredBefore(before)
             check_write(copy.conditions, state.current, copy.key)
-            (source,) = others
-            if source is None or source.revision != origin.head_revision:
+            found = [source.revision if source else ABSENT for source in others]
+            if found != [expected.revision for expected in sources]:
                 raise _SourceChanged("The source has changed.", hint="Try again.")
             return put_transaction(
                 state,
                 encoded(state.next_order),
                 copy.request,
-                expects=alive if onto_itself else (source_row, *alive),
+                expects=alive if onto_itself else (*sources, *alive),
                 puts=shares,
                 deletes=given_up,
                 keep_bytes=onto_itself,
@@ -226,7 +230,7 @@ class Copying:
 
         claim = Claim(version, mark(encoded(0).record), {}, True)
         busy = conflict_error(copy.conditions, copy.key)
-        await self._heads.persist(where, claim, propose, busy, (source_row.key,))
+        await self._heads.persist(where, claim, propose, busy, tuple(source.key for source in sources))
         return Stored(record.etag, record.checksum, record.size, modified_ms, None, None)
 
     async def _rewrite(self, copy: CopyObject, source: Target, record: VersionRecord) -> Stored:

@@ -151,6 +151,9 @@ def put_transaction(
     them over: `keep_bytes` leaves only the mark)."""
     head = state.head
     basis = (*state.expects(), Expect(mark(encoded.record), ABSENT))
+    if encoded.record.scheme != state.bucket.scheme:
+        # The bucket's scheme was changed after this write had begun: its packs have to be looked at.
+        puts = (*puts, (keys.rescheme_row(state.target.bucket), b""))
     if head is None:
         value = rows.encode_head(encoded, request, ())
         return Transaction((*basis, *expects), ((state.target.head_row, value), *puts), deletes)

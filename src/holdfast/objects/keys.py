@@ -8,6 +8,7 @@
     dead/<pack>/<id>                           bytes of a pack that a version or part attempt let go
     share/<pack>/<version>                     a copy that needs bytes of a pack it does not own
     cleanup/<id>                               work left over from a completed, aborted or huge object
+    rescheme/<bucket>                          packs of the bucket may have another scheme than it
     ended/<id>                                 an upload or bucket that must not come back (`ended_row`)
 
 What must hold: rows of one bucket sort by the UTF-8 bytes of their keys, and no row's name can be read
@@ -30,6 +31,7 @@ _ORDER_DIGITS = 16
 
 BUCKETS = b"bucket/"
 CLEANUPS = b"cleanup/"
+RESCHEMES = b"rescheme/"
 
 assert len(b"version//\0") + BUCKET_NAME_MAX + KEY_BYTES_MAX + _ORDER_DIGITS <= ROW_KEY_BYTES_MAX
 assert len(str(PARTS_MAX)) == 5
@@ -164,6 +166,11 @@ def share_row(pack: PackId, version: VersionId) -> bytes:
 def cleanup_row(owner: str) -> bytes:
     """Key of the work that a completed or aborted upload, or the end of a version, left over."""
     return CLEANUPS + owner.encode()
+
+
+def rescheme_row(bucket: str) -> bytes:
+    """Key of the mark that says that packs of a bucket may have another scheme than the bucket."""
+    return RESCHEMES + bucket.encode()
 
 
 def ended_row(owner: str) -> bytes:

@@ -73,12 +73,17 @@ class Moving:
         self._surveyor = Surveyor(context, clock)
         self._open: list[_Home] = []
 
-    async def move(self, worth: Mapping[PackId, int], scheme: Scheme) -> MoveReport:
-        """Move what is needed of these packs into a new pack of `scheme`. A pack of which more is needed
-        than `worth` says stays as it is; what finds no room, or cannot be moved, stays for another time.
-        Raises Unavailable and TooBusy, with nothing lost. One call at a time."""
+    async def move(
+        self, worth: Mapping[PackId, int], scheme: Scheme, *, only: frozenset[str] | None = None
+    ) -> MoveReport:
+        """Move what is needed of these packs into a new pack of `scheme`; of the buckets `only`, if they are
+        named. A pack of which more is needed than `worth` says stays as it is; what finds no room, or cannot
+        be moved, stays for another time. Raises Unavailable and TooBusy, with nothing lost. One call at a
+        time."""
         await self._settle_open()
         survey = await self._surveyor.survey(list(worth))
+        if only is not None:
+            survey.of_buckets(only)
         survey.without([pack for pack, needed in survey.needed.items() if needed > worth[pack]])
         data: dict[Extent, Buffer] = {}
         while True:

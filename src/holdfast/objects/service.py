@@ -38,6 +38,7 @@ from holdfast.objects.model import (
 )
 from holdfast.objects.moving import Moving
 from holdfast.objects.reading import Reading
+from holdfast.objects.rescheming import Rescheming
 from holdfast.objects.settings import ObjectsSettings
 from holdfast.objects.uploads import Uploads
 from holdfast.objects.writing import Writing
@@ -74,6 +75,10 @@ class Objects:
 
     async def get_bucket(self, name: str) -> Bucket:
         return await self._buckets.get(name)
+
+    async def set_bucket_scheme(self, name: str, scheme: str) -> Bucket:
+        """For administrators: see `Buckets.set_scheme`."""
+        return await self._buckets.set_scheme(name, scheme)
 
     async def delete_bucket(self, name: str) -> None:
         await self._buckets.delete(name)
@@ -131,6 +136,10 @@ class Objects:
     def moving(self, clock: Clock) -> Moving:
         """For a chore: empties packs into new ones. It rests by `clock` between two pieces of work."""
         return Moving(self._context, clock)
+
+    def rescheming(self, clock: Clock) -> Rescheming:
+        """For a chore: says what packs should be promised. It rests by `clock` likewise."""
+        return Rescheming(self._context, clock)
 
     def auditing(self, clock: Clock) -> Auditing:
         """For a chore: finds what nobody owns in a pack. It rests by `clock` likewise."""

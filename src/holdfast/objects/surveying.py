@@ -80,6 +80,13 @@ class Survey(Struct):
                 uploads.append(replace(upload, parts=parts))
         self.uploads = uploads
 
+    def of_buckets(self, buckets: frozenset[str]) -> None:
+        """Leave what belongs to other buckets where it is. A copy whose owner stays becomes an owner."""
+        self.owners = [claim for claim in self.owners if claim.where.bucket in buckets]
+        self.sharers = [claim for claim in self.sharers if claim.where.bucket in buckets]
+        self.uploads = [upload for upload in self.uploads if upload.where.bucket in buckets]
+        self.count()
+
     def count(self) -> None:
         """Work out `needed` anew."""
         extents = {extent for claim in (*self.owners, *self.sharers) for _, extent in claim.extents}

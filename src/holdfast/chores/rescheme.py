@@ -1,0 +1,160 @@
+"""Giving packs the scheme that their buckets want, after a bucket's scheme was changed.
+
+Whoever changes a bucket's scheme, and whoever makes a version in another scheme than its bucket has (a write
+that had begun before), leaves a mark in the same transaction. While there are marks, this walks all packs and
+gives each the promise that `holdfast.objects.rescheming` decides on, by the same rewrite that repairs use; a
+pack that can't have it now has it on record as a debt. A walk that found nothing to do takes the marks away,
+each only if it is the one that was there when the walk began. So nothing is forgotten, whenever a crash
+comes: the next start finds the marks and walks again, and what was done is not done twice.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import HoldfastError
+from holdfast.base.ids import PackId
+from holdfast.chores.chore import Chore, HasProgress, Progress
+from holdfast.index.port import Expect, Index, Row, Transaction, prefix_end
+from holdfast.objects.rescheming import Decision
+from holdfast.packs.model import DebtRow, debt_row
+from holdfast.packs.rewrite_plan import Reason, Target
+from holdfast.packs.rewriting import Rewriter, Rewritten
+from holdfast.packs.rows import decode_row
+from holdfast.scheme import Scheme
+
+PAGE = 200
+REST_S = 30.0
+"""After a walk in which something failed."""
+
+_PACKS = b"pack/"
+_debt = msgspec.msgpack.Decoder(DebtRow)
+
+
+class Decides(Protocol):
+    """What the chore asks of objects: `holdfast.objects.rescheming.Rescheming`."""
+
+    async def marks(self) -> dict[bytes, int]: ...
+
+    async def schemes(self) -> dict[str, Scheme]: ...
+
+    async def decide(self, pack: PackId, now: Scheme, schemes: Mapping[str, Scheme]) -> Decision: ...
+
+    async def divide(self, pack: PackId, leaving: Mapping[Scheme, frozenset[str]]) -> bool: ...
+
+
+class Rescheme:
+    """See above. `active` until it is known that there are no marks."""
+
+    name = "rescheme"
+    interval_s = 2.0
+
+    def __init__(
+        self, index: Index, rewriter: Rewriter, decides: Decides, packs_total: Callable[[], int], clock: Clock
+    ) -> None:
+        self._index = index
+        self._rewriter = rewriter
+        self._decides = decides
+        self._packs_total = packs_total
+        self._clock = clock
+        self._marks: dict[bytes, int] = {}
+        self._schemes: dict[str, Scheme] = {}
+        self._next = _PACKS
+        self._page: list[Row] = []
+        self._walking = False
+        self._again = 0.0
+        self._looked = self._changed = self._failed = 0
+        self.active = True
+        self.rewritten = 0
+        self.last_error = ""
+
+    def progress(self) -> Progress:
+        """Of the walk that is under way."""
+        if not self.active:
+            return Progress(0, None, "packs")
+        detail = f"{self._failed} packs could not be changed: {self.last_error}" if self._failed else ""
+        return Progress(self._looked, max(self._looked, self._packs_total()), "packs", detail)
+
+    async def step(self) -> bool:
+        """Look at one pack; False when there is nothing to do now."""
+        if not self._walking and not await self._begin():
+            return False
+        if not self._page:
+            found = await self._index.scan(self._next, prefix_end(_PACKS), limit=PAGE)
+            self._page = [row for row in found if isinstance(row, Row)]
+            if not self._page:
+                return await self._end()
+        row = self._page.pop(0)
+        self._next = row.key + b"\0"
+        self._looked += 1
+        try:
+            changed = await self._look(PackId(bytes.fromhex(row.key.removeprefix(_PACKS).decode())), row)
+            self._changed += changed
+            self.rewritten += changed
+        except HoldfastError as error:
+            self._failed, self.last_error = self._failed + 1, str(error)
+        return True
+
+    async def _begin(self) -> bool:
+        if self._clock.monotonic() < self._again:
+            return False
+        self._marks = await self._decides.marks()
+        self.active = bool(self._marks)
+        if not self._marks:
+            return False
+        self._schemes = await self._decides.schemes()
+        self._walking, self._next, self._page = True, _PACKS, []
+        self._looked = self._changed = self._failed = 0
+        return True
+
+    async def _end(self) -> bool:
+        """Whether another walk should begin at once."""
+        self._walking = False
+        if self._failed:
+            self._again = self._clock.monotonic() + REST_S
+            return False
+        if self._changed:
+            return True
+        await self._index.commit(
+            [Transaction((Expect(key, at),), (), (key,)) for key, at in self._marks.items()]
+        )
+        self.active = bool(await self._decides.marks())
+        return self.active
+
+    async def _look(self, pack: PackId, row: Row) -> bool:
+        """Whether the pack was changed."""
+        known = decode_row(row.value)
+        (found,) = await self._index.get([debt_row(pack)])
+        promised = _debt.decode(found.value).promised if found is not None else known.scheme
+        if set(self._schemes.values()) == {promised}:
+            return False
+        decision = await self._decides.decide(pack, promised, self._schemes)
+        changed = False
+        if decision.promised != promised:
+            outcome = await self._rewriter.rewrite(pack, Reason.SCHEME, Target(promised=decision.promised))
+            # What is not possible now is on record as owed from here on.
+            changed = outcome in (Rewritten.DONE, Rewritten.NOT_POSSIBLE_NOW, Rewritten.OVERTAKEN)
+        if decision.leaving:
+            await self._decides.divide(pack, decision.leaving)
+            changed = True
+        return changed
+
+
+class Waiting:
+    """A chore that waits while another one is at work."""
+
+    def __init__(self, chore: Chore, busy: Callable[[], bool]) -> None:
+        self._chore = chore
+        self._busy = busy
+        self.name = chore.name
+        self.interval_s = chore.interval_s
+
+    def progress(self) -> Progress:
+        """As the chore's."""
+        return self._chore.progress() if isinstance(self._chore, HasProgress) else Progress()
+
+    async def step(self) -> bool:
+        """As the chore's, unless it waits."""
+        return False if self._busy() else await self._chore.step()

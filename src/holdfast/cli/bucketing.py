@@ -1,0 +1,49 @@
+"""`holdfast bucket`: the buckets of a running node, and changing how one is protected."""
+
+from datetime import UTC, datetime
+from urllib.parse import quote, urlencode
+
+import msgspec
+import typer
+from rich.table import Table
+
+from holdfast.base.clock import Clock
+from holdfast.cli.client import NodeClient
+from holdfast.cli.output import console, show
+from holdfast.cli.storing import decoded
+from holdfast.node.bucket_routes import BUCKETS_PATH, SCHEME_PATH, BucketLine, BucketList
+from holdfast.node.config import Config
+
+
+def show_buckets(config: Config, clock: Clock, *, as_json: bool) -> None:
+    """Print all buckets."""
+    raw = NodeClient(config, clock).ask(BUCKETS_PATH)
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("BUCKET", "SCHEME", "CREATED (UTC)"):
+        table.add_column(name)
+    for bucket in decoded(raw, BucketList).buckets:
+        created = datetime.fromtimestamp(bucket.created_ms / 1000, UTC)
+        table.add_row(bucket.name, bucket.scheme, created.strftime("%Y-%m-%d %H:%M:%S"))
+    show(console(), table)
+
+
+def show_scheme(config: Config, clock: Clock, name: str, scheme: str, *, as_json: bool) -> None:
+    """Print a bucket's scheme, or change it and say what happens then."""
+    client = NodeClient(config, clock)
+    asked = {"bucket": name, "scheme": scheme} if scheme else {"bucket": name}
+    query = urlencode(asked, quote_via=quote, safe="-_.~")
+    raw = client.ask(SCHEME_PATH, query, method="POST" if scheme else "GET")
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+        return
+    bucket = decoded(raw, BucketLine)
+    if not scheme:
+        typer.echo(bucket.scheme)
+    elif bucket.changed:
+        typer.echo(f"New objects in {name} are {bucket.scheme} from now on; what is there follows.")
+        typer.echo("`holdfast chores` shows how far it is.")
+    else:
+        typer.echo(f"{name} is {bucket.scheme} already.")
