@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import InvalidInput, Unavailable
 from holdfast.base.randomness import SystemRandomness
+from holdfast.index.measured import MeasuredIndex
 from holdfast.index.memory import MemoryIndex
 from holdfast.index.port import (
     ABSENT,
@@ -58,6 +59,26 @@ async def open_memory(folder: Path) -> AsyncIterator[Index]:
 @asynccontextmanager
 async def open_memory_slow(folder: Path) -> AsyncIterator[Index]:
     index = MemoryIndex(SystemClock(), commit_delay_s=0.001)
+    try:
+        yield index
+    finally:
+        await index.close()
+
+
+class Counting:
+    """An observer of commits."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[int, bool]] = []
+
+    def committed(self, seconds: float, transactions: int, error: BaseException | None) -> None:
+        assert seconds >= 0
+        self.ended.append((transactions, error is None))
+
+
+@asynccontextmanager
+async def open_memory_measured(folder: Path) -> AsyncIterator[Index]:
+    index = MeasuredIndex(MemoryIndex(SystemClock()), Counting(), SystemClock())
     try:
         yield index
     finally:
@@ -114,6 +135,7 @@ async def open_postgres_anew(folder: Path) -> AsyncIterator[Index]:
 ENGINES = {
     "memory": open_memory,
     "memory-slow": open_memory_slow,
+    "memory-measured": open_memory_measured,
     "sqlite": open_sqlite,
     "sqlite-simulated": open_sqlite_on_simulated_disks,
     "postgres": open_postgres_anew,

@@ -220,7 +220,8 @@ def _node(answer: Answer) -> str:
 def _downtime(figure: Uptime) -> str:
     if not figure.known_s:
         return "no data"
-    away = f", of which not running {duration_up(figure.away_s)}" if figure.away_s else ""
+    how = "out of use" if figure.store else "not running"
+    away = f", of which {how} {duration_up(figure.away_s)}" if figure.away_s else ""
     return f"{duration_up(figure.downtime_s)}{away}"
 
 

@@ -126,7 +126,13 @@ class LedgerKeeper:
             await self._clock.sleep(TICK_S)
             now = self._clock.monotonic()
             self.lag.add(max(0.0, now - asleep - TICK_S))
-            self._tick()
+            try:
+                self._tick()
+            except Exception as error:
+                # Ours; but without signs of life the next start would take us for dead until then.
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a look of the ledger failed", "exception": error}
+                )
             if now >= beat_at:
                 beat_at = now + BEAT_S - TICK_S / 2
                 self._beat()

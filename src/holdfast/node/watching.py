@@ -118,7 +118,7 @@ class Watching:
             return StoreSight(held.attachment.value, held.since, held.reason)
         account = self.stores.of(held.id)
         state, since, reason = held.attachment.value, held.since, held.reason
-        if held.opened is not None:
+        if held.opened is not None and held.id in self._health.stores:
             state, since = self._health.state(held.id).value, self._health.since(held.id)
             reason = self._health.counts(held.id).last_error
         return StoreSight(
