@@ -99,7 +99,7 @@ async def test_more_reports_than_there_is_room_for_are_let_go() -> None:
 async def test_many_that_cannot_be_mended_now_do_not_wait_for_each_other() -> None:
     rig = build_rig(7)
     packs = [(await write(rig, RS, bytes(9000))).extent.pack for _ in range(40)]
-    repair = Repair(rig.rewriter, lambda *_: None)
+    repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None)
     runner = ChoreRunner([repair], rig.clock, lambda *_: None)
     sick = (await rig.packs.rows.fresh(packs[0])).places[0].store
     rig.scripts[sick].read_errors = 1.0

@@ -13,10 +13,13 @@ from pathlib import Path
 from holdfast import __version__
 from holdfast.base.clock import Clock
 from holdfast.chores.chore import ChoreState, ChoreStatus
+from holdfast.chores.repair import Repair
+from holdfast.chores.scrub import Scrub
 from holdfast.health import StoreHealth, StoreState
 from holdfast.health.accounting import Flow, StoreAccounts
 from holdfast.index.port import IndexState, IndexStatus
 from holdfast.node.accounting import CLASSES, RequestAccounts
+from holdfast.node.background import Background
 from holdfast.node.keeper import Keeper
 from holdfast.node.ledger_keeping import LedgerKeeper
 from holdfast.node.metrics import (
@@ -53,8 +56,7 @@ class Metrics:
         keeper: Keeper,
         health: StoreHealth,
         index: Callable[[], IndexStatus],
-        packs: Callable[[], PacksStatus],
-        chores: Callable[[], Sequence[ChoreStatus]],
+        background: Background,
         in_flight: Callable[[], int],
         clock: Clock,
         token: str | None,
@@ -63,8 +65,7 @@ class Metrics:
         self._keeper = keeper
         self._health = health
         self._index = index
-        self._packs = packs
-        self._chores = chores
+        self._background = background
         self._in_flight = in_flight
         self._clock = clock
         self._token = token
@@ -79,7 +80,7 @@ class Metrics:
 
     async def text(self) -> str:
         """All families."""
-        watching = self._watching
+        watching, background = self._watching, self._background
         slots = list(self._keeper.held.values())
         statuses = [
             status
@@ -92,8 +93,9 @@ class Metrics:
             lambda: store_families(statuses),
             lambda: store_call_families(statuses, watching.stores),
             lambda: index_families(self._index(), watching.index),
-            lambda: pack_families(self._packs()),
-            lambda: chore_families(self._chores()),
+            lambda: pack_families(background.packs_status()),
+            lambda: repair_families(background.repair, background.scrub),
+            lambda: chore_families(background.runner.status()),
             lambda: ledger_families(watching.keeping),
         )
         parts = []
@@ -306,6 +308,32 @@ def pack_families(packs: PacksStatus) -> Iterable[Family]:
     yield gauge("holdfast_repairs_waiting", "Packs that wait to be repaired.", one(packs.repairs_waiting))
     yield counter("holdfast_repairs_total", "Packs repaired.", one(packs.repaired))
     yield counter("holdfast_debts_paid_total", "Debts paid.", one(packs.debts_paid))
+
+
+def repair_families(repair: Repair, scrub: Scrub) -> Iterable[Family]:
+    """What is to be mended, by how near it is to being lost, and what is read to find more."""
+    waiting = repair.waiting_by_losses_left()
+    yield gauge(
+        "holdfast_repair_waiting_packs",
+        "Packs that wait to be repaired, by how many more stores each may lose.",
+        [({"losses_left": str(left)}, packs) for left, (packs, _) in waiting.items()],
+    )
+    yield gauge(
+        "holdfast_repair_waiting_bytes",
+        "Bytes of packs that wait to be repaired, by how many more stores each may lose.",
+        [({"losses_left": str(left)}, size) for left, (_, size) in waiting.items()],
+    )
+    age_s = scrub.oldest_age_s
+    yield gauge(
+        "holdfast_scrub_oldest_seconds",
+        "How long ago the shard was read that was read longest ago; missing until all were read once.",
+        [] if age_s is None else one(age_s),
+    )
+    yield counter("holdfast_scrub_read_bytes_total", "Bytes read to verify them.", one(scrub.bytes_read))
+    yield counter("holdfast_scrub_packs_total", "Packs read to verify them.", one(scrub.packs_read))
+    yield counter(
+        "holdfast_scrub_faults_total", "Shards that were found missing or wrong.", one(scrub.faults_found)
+    )
 
 
 def chore_families(chores: Sequence[ChoreStatus]) -> Iterable[Family]:
