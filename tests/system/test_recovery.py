@@ -137,6 +137,12 @@ def test_everything_comes_back_from_the_stores_alone(tmp_path: Path) -> None:
         trial = recover(node, "--dry-run")
         assert trial["objects"] == len(book.there)
         assert not list(node.data.glob("**/index"))
+        recover(node)
+        # As if that had been interrupted before a majority of the members counted.
+        for number in range(1, 4):
+            (node.data / f"disk{number}" / "index" / "joining").touch()
+        again = run_holdfast("serve", "--port", "0", cwd=tmp_path)
+        assert (again.returncode, "holdfast recover" in again.stderr) == (69, True)
         report = recover(node)
         assert report["objects"] == len(book.there)
         assert report["gap"] == ""
@@ -206,12 +212,26 @@ def test_the_data_folder_may_be_lost_as_well(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_recovered_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with NodeProcess(tmp_path) as node:
-        node.s3().create_bucket(Bucket=BUCKET)
+        book = Book(node.s3(), seed=3)
+        book.s3.create_bucket(Bucket=BUCKET)
+        book.put("a", 1000)
+        book.put("b", 1000)
         wait_until("the journal has it", lambda: up_to_date(node), 60)
         busy = run_holdfast("recover", cwd=tmp_path)
         assert (busy.returncode, "Another node is running" in busy.stderr) == (75, True)
+        book.put("c", 1000)
+        book.copy("a", "copy")
+        book.delete("b")
         node.kill()
         lose_the_index(node, tmp_path / "keep")
+        # A single member that is left knows what the journal does not.
+        shutil.copytree(tmp_path / "keep" / "disk3" / "index", node.data / "disk3" / "index")
+        report = recover(node, "--dry-run")
+        assert report["objects"] == 3
+        assert report["log_changes"] >= report["revision"] - report["journal_revision"] - 2
+        shutil.rmtree(node.data / "disk3" / "index")
+        report = recover(node, "--dry-run")
+        assert (report["log_changes"], report["applied_count"] <= 1) == (0, True)
         other = tmp_path / "other"
         shutil.copytree(node.data / "disk1", other)
         identity = decode_identity((other / IDENTITY).read_bytes())

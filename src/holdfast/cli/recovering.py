@@ -53,6 +53,8 @@ def sentences_of(report: Report) -> Iterator[str]:
         f"  journal up to revision {report.journal_revision}, {report.journal_pieces} pieces, "
         f"the last written {_moment(report.journal_written_ms)}"
     )
+    if report.log_changes:
+        yield f"  {report.log_changes} changes behind it were still on {report.log_member}"
     if report.gap:
         yield f"  the journal has a gap: {report.gap}"
     for line in report.passed_over:

@@ -22,9 +22,9 @@ from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.index.port import prefix_end
 from holdfast.index.sqlite.folder import DirectoryFolder
-from holdfast.index.sqlite.member import Member
 from holdfast.index.sqlite.recovery import Choice, Verdict, choose
 from holdfast.index.sqlite.refounding import Refounding, new_incarnation
+from holdfast.index.sqlite.remains import changes_after, look
 from holdfast.index.sqlite.scan import Scan
 from holdfast.node import credentials
 from holdfast.node.cluster import Cluster, Slot, assign_slots, cluster_from, read_cluster, write_cluster
@@ -36,7 +36,7 @@ from holdfast.node.runtime import DataLock
 from holdfast.packs.named import find_names
 from holdfast.recovery.applying import Applied, Applier, Told, candidates, read_young
 from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
-from holdfast.recovery.loading import Loaded, load, newest_lineage
+from holdfast.recovery.loading import Loaded, follow_log, load, newest_lineage
 from holdfast.recovery.names import PREFIX
 from holdfast.recovery.report import Report, StoreFound
 from holdfast.recovery.scratch import Scratch
@@ -96,6 +96,7 @@ class _Run:
         self.held: dict[str, Held] = {}
         self.cluster = Cluster("", {})
         self._found: list[StoreFound] = []
+        self._remains: list[tuple[tuple[int, int], str, Path]] = []
         self._revision = 0
 
     async def run(self, stack: AsyncExitStack) -> Report:
@@ -112,8 +113,10 @@ class _Run:
         scratch = Scratch(self._config.data / SCRATCH_NAME if self._config.data.is_dir() else None)
         stack.callback(scratch.close)
         loaded = await load(stores, names, lineage, scratch, self._tell)
+        journal_revision = loaded.revision
+        loaded, log_member, log_changes = self._follow_log(scratch, loaded)
         self._revision = loaded.revision
-        self._tell(f"the journal ends at revision {loaded.revision:,}; looking through the stores")
+        self._tell(f"the journal ends at revision {journal_revision:,}; looking through the stores")
         surveyed = await survey(stores, scratch, loaded.window, self._next)
         self._check_known(surveyed)
         applied = Applied([], [], [], [])
@@ -123,6 +126,9 @@ class _Run:
         incarnation = new_incarnation(self._randomness)
         self._say_whence(scratch, loaded)
         report = self._report(loaded, surveyed, applied, scratch, incarnation, members)
+        report = replace(
+            report, journal_revision=journal_revision, log_member=log_member, log_changes=log_changes
+        )
         if not self._wanted.dry_run:
             aside = await self._write(scratch, incarnation, members)
             report = replace(report, set_aside=tuple(aside))
@@ -262,6 +268,7 @@ class _Run:
                     hint="`holdfast serve` opens it. --force goes back to what snapshots and journal hold: "
                     "what was changed since, about the last second, is given up.",
                 )
+            self._remains = []
             self._tell(f"an index that is whole ({have} of {of} members) is replaced, as --force says")
         before = self.cluster
         # Members that are gone cannot be part of the new one; it is begun on what is there.
@@ -280,19 +287,29 @@ class _Run:
                 failed[name] = "is not there"
                 continue
             try:
-                member = Member(DirectoryFolder(place))
-                try:
-                    scan = member.scan()
-                finally:
-                    member.close()
+                scan = look(DirectoryFolder(place))
             except HoldfastError as error:
                 failed[name] = str(error)
                 continue
             if scan.incarnation is not None:
                 scans[name] = scan
+                self._remains.append((scan.tip, name, place))
             else:
                 failed[name] = "is empty"
         return choose(names, scans, failed) if scans else Choice(Verdict.TOO_FEW)
+
+    def _follow_log(self, scratch: Scratch, loaded: Loaded) -> tuple[Loaded, str, int]:
+        """Go on with what the index's members that are left know beyond the journal's end. One of them: what
+        two have of which nothing was acknowledged need not agree."""
+        for _, name, place in sorted(self._remains, reverse=True):
+            changes = changes_after(DirectoryFolder(place), loaded.lineage.incarnation, loaded.revision)
+            loaded, count, error = follow_log(scratch, loaded, changes)
+            if error is not None:
+                self._tell(f"the index's member {name} cannot be read on: {error}")
+            if count:
+                self._tell(f"{count:,} changes behind the journal's end are on the index's member {name}")
+                return loaded, name, count
+        return loaded, "", 0
 
     def _noted(self) -> set[str]:
         opened = [held.opened for held in self.held.values() if held.opened is not None]
@@ -388,6 +405,8 @@ class _Run:
             journal_revision=loaded.revision,
             journal_written_ms=loaded.written_ms,
             gap=loaded.gap,
+            log_member="",
+            log_changes=0,
             passed_over=loaded.passed_over,
             packs=surveyed.packs,
             shards=surveyed.shards,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import Struct
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
+from holdfast.base.errors import Fenced, HoldfastError, InvalidInput, Unavailable
 from holdfast.base.randomness import Randomness
 from holdfast.index.port import Change, Index, IndexState
 from holdfast.packs.named import NamedPacks
@@ -80,6 +80,7 @@ class Journal:
         self._pending_bytes = 0
         self._pending_at = Position(0, b"", 0)
         self._covered_at = clock.monotonic()
+        self._failing = False
         self.lineage: Lineage | None = None
         self.ancestors: tuple[str, ...] = ()
         self.position = Position(0, b"", 0)
@@ -129,7 +130,15 @@ class Journal:
         if not self._pending:
             self._covered_at = now
             return False
-        await self._write()
+        try:
+            await self._write()
+        except Unavailable as error:
+            # Said once, not each second: the status goes on saying how far behind it is.
+            if not self._failing:
+                self._failing = True
+                self._tell(f"the journal cannot be written, and is tried again: {error}")
+            return False
+        self._failing = False
         if self.position.revision >= status.revision:
             self._covered_at = now
         return self.position.revision < status.revision

@@ -5,12 +5,14 @@ gap; the chain of hashes says so, not names alone. Where it ends, and why, is to
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from holdfast.base.errors import HoldfastError, InvalidInput, Unavailable
 from holdfast.base.ids import StoreId
+from holdfast.index.port import Change
 from holdfast.packs.named import FoundNames, read_found
 from holdfast.recovery.format import (
     Head,
@@ -96,6 +98,29 @@ async def load(
             passed_over.append(f"{what}: {raised}")
             tell(f"passed over {what}: {raised}")
     raise error
+
+
+def follow_log(
+    scratch: Scratch, loaded: Loaded, changes: Iterable[Change]
+) -> tuple[Loaded, int, HoldfastError | None]:
+    """Go on where the journal ends, with what a member of the index's log still has. Answers what is loaded
+    then, how many changes there were, and what ended it early. What lies behind a gap is not used."""
+    revision, count = loaded.revision, 0
+    changed = dict(loaded.changed)
+    error: HoldfastError | None = None
+    try:
+        for change in changes:
+            if change.revision <= revision:
+                continue
+            if change.revision != revision + 1:
+                break
+            scratch.apply(*change)
+            changed |= _heads_of(*change)
+            revision = change.revision
+            count += 1
+    except HoldfastError as raised:
+        error = raised  # what came before it is right all the same
+    return replace(loaded, revision=revision, changed=changed), count, error
 
 
 class _Loading:

@@ -16,7 +16,8 @@ class StoreFound(Struct, frozen=True):
 
 class Report(Struct, frozen=True, kw_only=True):
     """All of it. Times are milliseconds since 1970 UTC, by the wall clock of the node that is gone.
-    `missing_from_ms` to `missing_to_ms` is when changes may have been made that are not there any more."""
+    `missing_from_ms` to `missing_to_ms` is when changes may have been made that are not there any more;
+    `log_changes` were read behind the journal's end from `log_member`, which was left of the index."""
 
     dry_run: bool
     cluster: str
@@ -32,6 +33,8 @@ class Report(Struct, frozen=True, kw_only=True):
     journal_revision: int
     journal_written_ms: int
     gap: str
+    log_member: str
+    log_changes: int
     passed_over: tuple[str, ...]
     packs: int
     shards: int
