@@ -11,6 +11,7 @@ from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import SystemRandomness
 from holdfast.health import StoreHealth, StoreState
+from holdfast.health.events import Event
 from holdfast.node.cluster import read_cluster
 from holdfast.node.config import Config, Given, StorePlace, make_config
 from holdfast.node.keeper import Keeper
@@ -33,7 +34,10 @@ class House:
         config.data.mkdir(exist_ok=True)
         self.told: list[str] = []
         self.health = StoreHealth([], 2, CLOCK.monotonic())
-        self.keeper = Keeper(config, clock=CLOCK, randomness=SystemRandomness(), on_event=self.told.append)
+        self.keeper = Keeper(config, clock=CLOCK, randomness=SystemRandomness(), on_event=self.tell)
+
+    def tell(self, text: str, *, evidence: object = None, **facts: str) -> None:
+        self.told.append(Event(wall=0.0, reason=text, **facts).text)  # type: ignore[arg-type]
 
     def id(self, slot: str) -> StoreId:
         found = self.keeper.held[slot].id

@@ -5,6 +5,7 @@ an expected error is one sentence on stderr and the exit code of its kind (`hold
 traceback; a traceback means that it is our own mistake.
 """
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -83,6 +84,33 @@ def verify(data: DataOption = None, config: ConfigOption = None, json: JsonOptio
     from holdfast.cli.asking import show_verification
 
     raise typer.Exit(show_verification(read_config(config, Given(data=data)), SystemClock(), as_json=json))
+
+
+@app.command()
+def events(
+    data: DataOption = None,
+    config: ConfigOption = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="The newest so many (default 50; all with --since).")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="From then on: 15m, 12h, 7d, or 2026-01-31T12:00 (UTC).")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what happens from now on.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, one event a line.")] = False,
+) -> None:
+    """Show what happened: changes of stores, the index, chores."""
+    from holdfast.cli.events import show_events
+
+    shown = show_events(
+        read_config(config, Given(data=data)),
+        SystemClock(),
+        limit=limit,
+        since=since,
+        follow=follow,
+        as_json=json,
+    )
+    asyncio.run(shown)
 
 
 @app.command()

@@ -32,6 +32,7 @@ from holdfast.chores.scrub import Scrub
 from holdfast.chores.strays import FindStrays
 from holdfast.chores.throttle import Throttle
 from holdfast.health import StoreHealth, StoreState
+from holdfast.health.events import Kind, Teller
 from holdfast.node.census import Census, Count
 from holdfast.node.config import ChoresSettings
 from holdfast.node.filling import fills_of, leaving_of
@@ -63,7 +64,7 @@ class Background:
         packs: Packs,
         clock: Clock,
         randomness: Randomness,
-        tell: Callable[[str], None],
+        tell: Teller,
         *,
         scheme: Scheme,
         settings: ChoresSettings,
@@ -229,13 +230,13 @@ class Background:
         return away
 
     def _scrubbed(self, report: PackReport) -> None:
-        self._tell("scrub found shards that are missing or wrong: they are written again")
+        self._tell("scrub found shards that are missing or wrong: they are written again", kind=Kind.DATA)
 
     def _mended(self, pack: PackId, why: str) -> None:
-        self._tell("shards that were missing or wrong are being written again")
+        self._tell("shards that were missing or wrong are being written again", kind=Kind.DATA)
 
     def _failed(self, name: str, error: HoldfastError) -> None:
-        self._tell(f"the chore {name} will try again: {error}")
+        self._tell(f"the chore {name} will try again: {error}", kind=Kind.CHORE, subject=name)
 
     def _is_up(self, store: StoreId) -> bool:
         return self._health.readable(store) or self._health.writable(store)

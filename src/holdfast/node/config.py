@@ -9,6 +9,7 @@ is refused here, before anything is created, with a sentence that says what woul
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -66,6 +67,15 @@ class ChoresSettings(Struct, frozen=True):
     away_patience_s: float = 600.0
 
 
+class EventsSettings(Struct, frozen=True):
+    """Who is told of events: a URL that gets them as JSON, signed with `secret` if there is one; of `kinds`
+    alone, if any are named."""
+
+    webhook: str = ""
+    secret: str = ""
+    kinds: tuple[str, ...] = ()
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """All a node needs to know. Paths are absolute. `index_dirs` empty means: on the stores. `metrics_open`
     shows `/-/metrics` to everybody; `canary` is whether the node asks itself when nobody else does."""
@@ -79,6 +89,7 @@ class Config(Struct, frozen=True, kw_only=True):
     region: str = REGION_DEFAULT
     domain: str = ""
     limits: Limits = Limits()
+    events: EventsSettings = EventsSettings()
     metrics_open: bool = False
     canary: bool = True
     chores: ChoresSettings = ChoresSettings()
@@ -96,6 +107,7 @@ class Given(Struct, frozen=True, kw_only=True):
     region: str | None = None
     domain: str | None = None
     limits: Limits | None = None
+    events: EventsSettings | None = None
     metrics_open: bool | None = None
     canary: bool | None = None
     chores: ChoresSettings | None = None
@@ -132,6 +144,7 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         domain=read_domain(merged.domain or ""),
         limits=merged.limits or Limits(),
         chores=merged.chores or ChoresSettings(),
+        events=merged.events or EventsSettings(),
         metrics_open=bool(merged.metrics_open),
         canary=merged.canary is not False,
     )
@@ -231,6 +244,28 @@ def read_switch(value: object) -> bool:
     """Yes or no."""
     if not isinstance(value, bool):
         raise InvalidInput(f"{value!r} is neither yes nor no:", hint="write true or false, without quotes.")
+    return value
+
+
+def read_webhook(value: object) -> str:
+    """A URL to post to."""
+    hint = 'an address as "https://example.org/hook".'
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+        raise InvalidInput("This is not the address of a webhook:", hint=hint)
+    try:
+        url = urlsplit(value)
+        named = bool(url.hostname) and url.port != 0
+    except ValueError:
+        raise InvalidInput("This is not the address of a webhook:", hint=hint) from None
+    if url.scheme not in ("http", "https") or not named or url.username or url.fragment:
+        raise InvalidInput("This is not the address of a webhook:", hint=hint)
+    return value
+
+
+def read_secret(value: object) -> str:
+    """What posts are signed with."""
+    if not isinstance(value, str) or not 16 <= len(value) <= 256 or not value.isprintable():
+        raise InvalidInput("This is no secret to sign with:", hint="16 to 256 printable characters.")
     return value
 
 

@@ -24,6 +24,11 @@
     [ledger]
     canary = true                       ask itself when no client does
 
+    [events]
+    webhook = "https://example.org/hook"    is told of events
+    secret = "..."                          signs what it is told
+    kinds = ["store", "index"]              only these
+
     [[store]]
     slot = "disk1"
     path = "/mnt/disk1"
@@ -44,9 +49,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdfast.base.errors import InvalidInput
+from holdfast.health.events import Kind
 from holdfast.node.config import (
     MIB,
     ChoresSettings,
+    EventsSettings,
     Given,
     Limits,
     StorePlace,
@@ -57,9 +64,11 @@ from holdfast.node.config import (
     read_label,
     read_path,
     read_port,
+    read_secret,
     read_size,
     read_slot,
     read_switch,
+    read_webhook,
     scheme_for,
 )
 from holdfast.scheme import K_MAX, M_MAX
@@ -86,12 +95,14 @@ _TOP = (
     "chores",
     "metrics",
     "ledger",
+    "events",
     "store",
 )
 _LIMITS = ("memory", "requests", "reserve")
 _METRICS = ("open",)
 _LEDGER = ("canary",)
 _CHORES = ("scrub", "scrub_rate", "away_patience")
+_EVENTS = ("webhook", "secret", "kinds")
 _STORE = ("path", "slot", "region", "zone", "host", "spare")
 _STORES_ANY = K_MAX + M_MAX
 """As many as the widest scheme needs."""
@@ -163,7 +174,28 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
         chores=_chores(raw["chores"]) if "chores" in raw else None,
         metrics_open=_switch(raw, "metrics", _METRICS),
         canary=_switch(raw, "ledger", _LEDGER),
+        events=_events(raw["events"]) if "events" in raw else None,
     )
+
+
+def _events(raw: object) -> EventsSettings:
+    table = _Table(raw, ("events",), _EVENTS)
+    default = EventsSettings()
+    settings = EventsSettings(
+        webhook=table.read("webhook", read_webhook, default.webhook),
+        secret=table.read("secret", read_secret, default.secret),
+        kinds=table.read("kinds", _kinds, default.kinds),
+    )
+    if not settings.webhook:
+        raise _Wrong(("events",), 'events go nowhere: add webhook = "https://example.org/hook".')
+    return settings
+
+
+def _kinds(value: object) -> tuple[str, ...]:
+    known = ", ".join(kind.value for kind in Kind)
+    if not isinstance(value, list) or not value or any(kind not in tuple(Kind) for kind in value):
+        raise InvalidInput(f"{value!r} are not kinds of events:", hint=f'a list of {known}, as ["store"].')
+    return tuple(value)
 
 
 def _switch(raw: Mapping[str, object], name: str, known: tuple[str]) -> bool | None:

@@ -1,37 +1,84 @@
-"""What happened lately, for `holdfast status` and the log: the last few, oldest first.
+"""The node's events: the log, the address under which it is read, and the webhook that is told of them.
 
-A repeated text is one event with a new time, so that a disk that fails a thousand times does not push
-everything else out.
+`GET /-/events` answers a page as JSON: `after=N` the events that follow number N, `last=N` the newest N,
+`limit=N` at most so many. While the index is away it answers what this process remembers, and says so.
 """
 
-import logging
-from collections import deque
+import contextlib
+import platform
+
+import msgspec
 
 from holdfast.base.clock import Clock
+from holdfast.base.errors import HoldfastError, InvalidInput
+from holdfast.base.randomness import Randomness
+from holdfast.health.event_log import PAGE_MAX, EventLog
+from holdfast.health.posting import HttpPoster
+from holdfast.health.webhook import Webhook, WebhookStatus, forget_cursor
+from holdfast.index.port import Index
+from holdfast.node.config import EventsSettings
 from holdfast.node.status import Event
+from holdfast.s3.face import AdminAnswer, AdminRequest
 
-KEPT = 50
-
-_LOG = logging.getLogger("holdfast.node")
+NUMBER_MAX = 1 << 62
 
 
-class Events:
-    """The last `KEPT` events."""
+class Events(EventLog):
+    """All that a node tells."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._events: deque[Event] = deque(maxlen=KEPT)
+    def __init__(self, clock: Clock, settings: EventsSettings | None = None) -> None:
+        super().__init__(clock, platform.node())
+        self._settings = settings or EventsSettings()
+        self._webhook: Webhook | None = None
 
-    def tell(self, text: str) -> None:
-        """Something happened."""
-        for old in self._events:
-            if old.text == text:
-                self._events.remove(old)
-                break
+    async def serve(self, index: Index, clock: Clock, randomness: Randomness) -> None:
+        """The index is there: write to it, and begin to deliver."""
+        self.begin(index)
+        settings = self._settings
+        if not settings.webhook:
+            with contextlib.suppress(HoldfastError):  # the next start tries again
+                await forget_cursor(index)
         else:
-            _LOG.info("%s", text)
-        self._events.append(Event(self._clock.wall(), text))
+            self._webhook = Webhook(
+                self,
+                index,
+                HttpPoster(settings.webhook),
+                clock,
+                randomness,
+                url=settings.webhook,
+                secret=settings.secret,
+                kinds=settings.kinds,
+            )
+            self._webhook.begin()
 
-    def last(self, count: int) -> tuple[Event, ...]:
-        """The newest `count`, oldest of them first."""
-        return tuple(self._events)[-count:]
+    async def stop(self) -> None:
+        """Write what waits, and let go. What was not delivered is, after the next start."""
+        if self._webhook is not None:
+            await self._webhook.close()
+        await self.close()
+
+    def shown(self, count: int) -> tuple[Event, ...]:
+        """The last few, for the status."""
+        return tuple(Event(event.wall, event.text) for event in self.last(count))
+
+    def webhook_status(self) -> WebhookStatus | None:
+        """How delivering goes; None without a webhook."""
+        return self._webhook.status() if self._webhook is not None else None
+
+    async def answer(self, request: AdminRequest) -> AdminAnswer:
+        """`/-/events`."""
+        limit = _number(request, "limit", PAGE_MAX)
+        if "after" in request.query:
+            page = await self.page(_number(request, "after", 0), limit)
+        else:
+            page = await self.newest(_number(request, "last", limit))
+        return AdminAnswer(200, msgspec.json.encode(page))
+
+
+def _number(request: AdminRequest, name: str, default: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not int(text[:20]) <= NUMBER_MAX:
+        raise InvalidInput(f"{name}={text[:40]!r} is not a number:", hint="whole and not negative.")
+    return min(int(text), PAGE_MAX) if name != "after" else int(text)

@@ -22,6 +22,7 @@ from holdfast.base.errors import Busy, Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
+from holdfast.health.events import Kind, Teller
 from holdfast.health.monitor import LOOK_S
 from holdfast.health.prober import GRACE_S, PROBE_TIMEOUT_S, Prober, paced
 from holdfast.node.cluster import (
@@ -78,7 +79,7 @@ class Keeper:
         *,
         clock: Clock,
         randomness: Randomness,
-        on_event: Callable[[str], None],
+        on_event: Teller,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -270,7 +271,14 @@ class Keeper:
         slots = {held.id: held.place.slot for held in self.held.values()}
         for event in self._health.take_events():
             if event.store in slots:
-                self._on_event(f"store {slots[event.store]} is {event.after.value}: {event.reason}")
+                self._on_event(
+                    event.reason,
+                    kind=Kind.STORE,
+                    subject=slots[event.store],
+                    before=event.before.value,
+                    after=event.after.value,
+                    evidence={"store": event.store, "detector": event.detector} | event.evidence,
+                )
 
     async def _glance(self, held: Held) -> None:
         """Look at a slot again if it is in use and its directory is not what it was: a glance that costs next
@@ -295,14 +303,25 @@ class Keeper:
         else:
             await self._try_to_attach(held)
         if held.store is not None and held.store is not was:
-            again = "is back" if held.id == id_before else "is new and empty"
-            self._on_event(f"store {held.place.slot} {again}")
+            again = "back" if held.id == id_before else "new and empty"
+            self._tell_of(held, before, again, "")
             assert held.id is not None
             self.on_attached(held.id)
         elif held.attachment is not before:
-            self._on_event(f"store {held.place.slot} is {held.attachment.value}: {held.reason}")
+            self._tell_of(held, before, held.attachment.value, held.reason)
         if held.store is None and was is not None:
             await self._close_quietly(was)
+
+    def _tell_of(self, held: Held, before: Attachment, after: str, reason: str) -> None:
+        evidence = {"path": str(held.place.path)} | ({"store": str(held.id)} if held.id else {})
+        self._on_event(
+            reason,
+            kind=Kind.STORE,
+            subject=held.place.slot,
+            before=before.value,
+            after=after,
+            evidence=evidence,
+        )
 
     async def _try_to_attach(self, held: Held) -> None:
         try:
@@ -360,7 +379,7 @@ class Keeper:
         try:
             await store.close()
         except HoldfastError as error:
-            self._on_event(f"closing a store that is gone: {error}")
+            self._on_event(f"closing a store that is gone: {error}", kind=Kind.STORE)
 
     def write(self, cluster: Cluster) -> None:
         """Change what is on record; durable when it returns."""

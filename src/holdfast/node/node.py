@@ -18,6 +18,7 @@ from holdfast.base.errors import Fenced, InvalidInput
 from holdfast.base.ids import PackId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
+from holdfast.health.events import Kind
 from holdfast.index.measured import MeasuredIndex
 from holdfast.index.port import IndexState
 from holdfast.node import credentials as credentials_file
@@ -68,7 +69,7 @@ class Node:
         self._lock = lock
         self._wrap = wrap
         self._started = clock.monotonic()
-        self._events = Events(clock)
+        self._events = Events(clock, config.events)
         self.credentials = credentials
         self.endpoint = ""
 
@@ -87,6 +88,8 @@ class Node:
         self._index = index = WatchedIndex(MeasuredIndex(log, watching.index, clock))
         stack.push_async_callback(index.close)
         await self._check_index()
+        await self._events.serve(index, clock, randomness)
+        stack.push_async_callback(self._events.stop)
         self._build_packs(index, randomness)
         stack.push_async_callback(self._packs.close)
         stack.callback(self._objects.close)
@@ -159,7 +162,9 @@ class Node:
         self._ahead = keeper.ahead_of(status.incarnation, status.revision)
         if self._ahead:
             self._events.tell(
-                f"the index is behind what {', '.join(self._ahead)} have seen: nothing is deleted on its word"
+                f"the index is behind what {', '.join(self._ahead)} have seen: "
+                "nothing is deleted on its word",
+                kind=Kind.INDEX,
             )
 
     def _build_packs(self, index: WatchedIndex, randomness: Randomness) -> None:
@@ -279,7 +284,8 @@ class Node:
             packs=background.packs_status(),
             promise=self.promise,
             packs_survive={level.value: count for level, count in background.census.survives.items()},
-            events=self._events.last(EVENTS_SHOWN),
+            events=self._events.shown(EVENTS_SHOWN),
+            webhook=self._events.webhook_status(),
             recovery=background.keeping.status(),
         )
 
@@ -288,6 +294,7 @@ class Node:
             "/-/live": Route(self._answer_live, signed=False),
             "/-/ready": Route(self._answer_ready, signed=False),
             "/-/status": Route(self._answer_status, signed=True),
+            "/-/events": Route(self._events.answer, signed=True),
             "/-/metrics": Route(lambda request: self._metrics.answer(request), signed=False),
             "/-/verify": Route(self._verifications.answer, signed=True, methods=frozenset({"GET", "POST"})),
             **self._managing.routes(),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from holdfast import __version__
 from holdfast.base.errors import HoldfastError
 from holdfast.health import StoreHealth
+from holdfast.health.webhook import WebhookStatus
 from holdfast.index.port import IndexStatus
 from holdfast.node.cluster import Cluster
 from holdfast.node.keeper import Held
@@ -93,10 +94,15 @@ def make_status(
     packs_survive: dict[str, int],
     events: tuple[Event, ...],
     recovery: RecoveryStatus | None = None,
+    webhook: WebhookStatus | None = None,
 ) -> Status:
     """The whole. What can still be lost is the least of what every pack can lose, and of what the index
     can: a member of the index is on one store, so at every level that is at most its own number."""
     state, sentences, actions = judge(stores, index, packs, recovery)
+    if webhook is not None and webhook.failing_for_s is not None:
+        sentences += (
+            f"{webhook.waiting} events could not be told to {webhook.host} yet: {webhook.last_error}",
+        )
     data = packs_survive or promise.data
     weakest = {
         level: min(count, promise.index[level], index.losses_survivable if level == "store" else count)
@@ -118,4 +124,5 @@ def make_status(
         domains=promise.domains,
         events=events,
         recovery=recovery,
+        webhook=webhook,
     )

@@ -11,6 +11,7 @@ from enum import Enum
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
+from holdfast.health.webhook import WebhookStatus
 from holdfast.index.port import IndexState, IndexStatus, MemberStatus
 from holdfast.recovery.keeping import RecoveryStatus, sentences_of
 from holdfast.scheme import Scheme
@@ -103,6 +104,7 @@ class Status(Struct, frozen=True, kw_only=True):
     domains: dict[str, int]
     events: tuple[Event, ...] = ()
     recovery: RecoveryStatus | None = None
+    webhook: WebhookStatus | None = None
 
 
 class Promise(Struct, frozen=True):
