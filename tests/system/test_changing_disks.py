@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 
 from holdfast.base.clock import SystemClock
 from holdfast.cli.client import NodeClient
+from holdfast.node.bucket_routes import BUCKETS_PATH
 from holdfast.node.config import Given, make_config
 from holdfast.node.stores import STORES_PATH
 from tests.kit.process import NodeProcess, wait_until
 
 PATIENCE_S = 300
-OBJECTS = 24
 OBJECT_BYTES = 2 << 20
 
 
@@ -56,10 +57,15 @@ class Traffic(threading.Thread):
         assert self.rounds > 0
 
 
-def stores(node: NodeProcess) -> dict[str, Any]:
+def asked(node: NodeProcess, path: str) -> dict[str, Any]:
+    """What a command with --json would print, without starting a program for it."""
     client = NodeClient(make_config([Given(data=node.data)], node.home), SystemClock())
-    found: dict[str, Any] = json.loads(client.ask(STORES_PATH))
+    found: dict[str, Any] = json.loads(client.ask(path))
     return found
+
+
+def stores(node: NodeProcess) -> dict[str, Any]:
+    return asked(node, STORES_PATH)
 
 
 def line(node: NodeProcess, slot: str) -> dict[str, Any]:
@@ -83,9 +89,9 @@ def refused(node: NodeProcess, code: int, *arguments: str | Path) -> str:
     return ended.stderr
 
 
-def filled(node: NodeProcess) -> dict[str, bytes]:
+def filled(node: NodeProcess, objects: int = 8) -> dict[str, bytes]:
     chance = random.Random(5)
-    bodies = {f"big-{number}": chance.randbytes(OBJECT_BYTES) for number in range(OBJECTS)}
+    bodies = {f"big-{number}": chance.randbytes(OBJECT_BYTES) for number in range(objects)}
     s3 = node.s3()
     s3.create_bucket(Bucket="main")
     for key, body in bodies.items():
@@ -117,7 +123,7 @@ def made(path: Path) -> Path:
 @pytest.mark.slow
 def test_disks_come_go_and_are_replaced_under_load_and_everything_stays_whole(tmp_path: Path) -> None:
     with NodeProcess(tmp_path) as node:
-        bodies = filled(node)
+        bodies = filled(node, 24)
         traffic = Traffic(node, bodies)
         traffic.start()
         assert "store disk7" in done(node, "add", made(tmp_path / "seven"))
@@ -136,7 +142,6 @@ def test_disks_come_go_and_are_replaced_under_load_and_everything_stays_whole(tm
         # Nothing leans on the two that left.
         for path in (node.data / "disk1", node.data / "disk2"):
             shutil.rmtree(path)
-        assert_whole(node, bodies)
         before = {line["slot"]: (line["store"], line["path"]) for line in stores(node)["stores"]}
         assert set(before) == {"disk2", "disk3", "disk4", "disk5", "disk6", "disk7", "big"}
         node.kill()
@@ -193,6 +198,30 @@ def test_what_would_break_a_promise_is_refused_and_says_what_would_be_lost(tmp_p
         assert "need 6 stores and 5 would be left" in forced
         for key, body in bodies.items():
             assert node.s3().get_object(Bucket="main", Key=key)["Body"].read() == body
+
+
+@pytest.mark.slow
+def test_a_bucket_changes_its_scheme_and_back_while_it_is_read_over_a_restart(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path) as node:
+        bodies = filled(node)
+        for scheme, kill in (("mirror-3", True), ("rs-4-2", False)):
+            changed = node.holdfast("bucket", "scheme", "main", scheme)
+            assert f"New objects in main are {scheme} from now on" in changed.stdout
+            if kill:
+                node.kill()
+                node.start()
+            traffic = Traffic(node, bodies)
+            traffic.start()
+            wait_until(f"all packs to be {scheme}", partial(is_all, node, scheme), PATIENCE_S)
+            traffic.finish()
+            assert node.holdfast("bucket", "scheme", "main").stdout == f"{scheme}\n"
+        assert_whole(node, bodies)
+        assert "needs 11 stores" in node.holdfast("bucket", "scheme", "main", "rs-8-3").stderr
+        assert node.holdfast("bucket", "scheme", "nowhere", "mirror-3").returncode == 64
+
+
+def is_all(node: NodeProcess, scheme: str) -> bool:
+    return set(asked(node, BUCKETS_PATH)["packs"]) == {scheme}
 
 
 def made_full(path: Path) -> Path:

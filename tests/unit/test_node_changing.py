@@ -8,11 +8,11 @@ from holdfast.base.errors import Fenced
 from holdfast.base.ids import StoreId
 from holdfast.node.changing import Changes
 from holdfast.node.cluster import Draining, read_cluster
-from holdfast.node.config import StorePlace
-from holdfast.node.housekeeping import SlotView, spare_to_start
+from holdfast.node.config import Given, StorePlace, make_config
+from holdfast.node.housekeeping import Housekeeping, SlotView, spare_to_start
 from holdfast.node.membership import choose_heir, choose_leavers
 from holdfast.stores.port import Attachment, Range
-from tests.unit.test_node_keeper import CLOCK, configured, is_well, running
+from tests.unit.test_node_keeper import CLOCK, House, configured, is_well, running
 
 
 def made(path: Path) -> Path:
@@ -127,6 +127,50 @@ async def test_a_crash_after_a_change_was_written_down_is_mended_by_the_next_sta
     async with running(config) as house:
         assert is_well(house.states()["disk2"])
         assert house.keeper.held["disk2"].place.path == tmp_path / "two"
+
+
+async def test_a_spare_takes_nothing_until_it_starts_and_stays_in_use_over_a_restart(tmp_path: Path) -> None:
+    stores = [StorePlace(made(tmp_path / name), name) for name in ("a", "b", "c")]
+    spare = StorePlace(made(tmp_path / "hot"), "hot", spare=True)
+    config = make_config(
+        [Given(data=tmp_path / "data", stores=(*stores, spare), scheme="mirror-3")], tmp_path
+    )
+
+    def housekeeping(house: House) -> Housekeeping:
+        changes = Changes(house.keeper, CLOCK)
+        return Housekeeping(
+            house.keeper, house.health, changes, lambda _: False, CLOCK, house.told.append, patience_s=0
+        )
+
+    async with running(config) as house:
+        assert house.keeper.count() == 3
+        assert house.keeper.room(house.id("hot")) == 0
+        await housekeeping(house).step()
+        assert house.keeper.room(house.id("hot")) == 0
+        (tmp_path / "b").rename(tmp_path / "pulled")
+        await house.rounds()
+        await housekeeping(house).step()
+        assert house.keeper.room(house.id("hot")) > 0
+        assert any("the spare hot starts, in place of b" in text for text in house.told)
+    async with running(config) as house:
+        assert house.keeper.room(house.id("hot")) > 0
+
+
+async def test_a_replaced_store_goes_by_itself_when_nothing_is_left_on_it(tmp_path: Path) -> None:
+    async with running(configured(tmp_path)) as house:
+        changes = Changes(house.keeper, CLOCK)
+        old = house.id("disk2")
+        await changes.replace("disk2", made(tmp_path / "two"))
+        empty: set[StoreId] = set()
+        chore = Housekeeping(
+            house.keeper, house.health, changes, empty.__contains__, CLOCK, house.told.append
+        )
+        await chore.step()
+        assert "disk2-old" in house.keeper.held
+        empty.add(old)
+        await chore.step()
+        assert "disk2-old" not in house.keeper.held
+        assert house.keeper.is_gone(old)
 
 
 def test_a_spare_starts_for_a_store_that_is_away_for_long_and_only_one() -> None:

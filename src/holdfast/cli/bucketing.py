@@ -5,7 +5,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 import typer
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from holdfast.base.clock import Clock
 from holdfast.cli.client import NodeClient
@@ -24,10 +26,12 @@ def show_buckets(config: Config, clock: Clock, *, as_json: bool) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("BUCKET", "SCHEME", "CREATED (UTC)"):
         table.add_column(name)
-    for bucket in decoded(raw, BucketList).buckets:
+    found = decoded(raw, BucketList)
+    for bucket in found.buckets:
         created = datetime.fromtimestamp(bucket.created_ms / 1000, UTC)
         table.add_row(bucket.name, bucket.scheme, created.strftime("%Y-%m-%d %H:%M:%S"))
-    show(console(), table)
+    packs = ", ".join(f"{count} {scheme}" for scheme, count in sorted(found.packs.items())) or "none yet"
+    show(console(), Group(table, Text(f"Packs by scheme: {packs}.")))
 
 
 def show_scheme(config: Config, clock: Clock, name: str, scheme: str, *, as_json: bool) -> None:
@@ -44,6 +48,6 @@ def show_scheme(config: Config, clock: Clock, name: str, scheme: str, *, as_json
         typer.echo(bucket.scheme)
     elif bucket.changed:
         typer.echo(f"New objects in {name} are {bucket.scheme} from now on; what is there follows.")
-        typer.echo("`holdfast chores` shows how far it is.")
+        typer.echo("`holdfast bucket list` shows how many packs have which scheme.")
     else:
         typer.echo(f"{name} is {bucket.scheme} already.")

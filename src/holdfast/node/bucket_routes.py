@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from holdfast.base.errors import HoldfastError
+from holdfast.node.census import Census
 from holdfast.node.store_routes import refused
 from holdfast.objects.model import Bucket
 from holdfast.objects.service import Objects
@@ -28,12 +29,13 @@ class BucketLine(Struct, frozen=True):
 
 
 class BucketList(Struct, frozen=True):
-    """All buckets, by name."""
+    """All buckets, by name, and how many packs there are of each scheme. A pack is shared by buckets."""
 
     buckets: tuple[BucketLine, ...]
+    packs: dict[str, int] = {}
 
 
-def bucket_routes(objects: Objects) -> Mapping[str, Route]:
+def bucket_routes(objects: Objects, census: Census) -> Mapping[str, Route]:
     """What is answered at which path."""
 
     async def answer_list(request: AdminRequest) -> AdminAnswer:
@@ -41,9 +43,11 @@ def bucket_routes(objects: Objects) -> Mapping[str, Route]:
         try:
             while page := await objects.list_buckets("", found[-1].name if found else "", PAGE):
                 found += page
+            await census.whole()
         except HoldfastError as error:
             return refused(error)
-        return AdminAnswer(200, msgspec.json.encode(BucketList(tuple(_line(bucket) for bucket in found))))
+        lines = tuple(_line(bucket) for bucket in found)
+        return AdminAnswer(200, msgspec.json.encode(BucketList(lines, dict(census.last.schemes))))
 
     async def answer_scheme(request: AdminRequest) -> AdminAnswer:
         name, scheme = request.query.get("bucket", ""), request.query.get("scheme", "")

@@ -43,6 +43,7 @@ class Count:
         """The least m among packs that have redundancy at all."""
         self.bytes_at: Counter[StoreId] = Counter()
         self.shards_at: Counter[StoreId] = Counter()
+        self.schemes: Counter[str] = Counter()
         self.began_at = 0.0
 
     def add(self, row: PackRow, there: frozenset[StoreId]) -> None:
@@ -54,6 +55,7 @@ class Count:
         if row.scheme.m and (self.redundancy_least is None or row.scheme.m < self.redundancy_least):
             self.redundancy_least = row.scheme.m
         self.packs += 1
+        self.schemes[row.scheme.name] += 1
         self.bytes_stored += len(row.places) * layout.shard_bytes
         self.shards_missing += absent
         self.degraded += absent > 0

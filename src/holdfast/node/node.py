@@ -298,7 +298,7 @@ class Node:
             "/-/metrics": Route(lambda request: self._metrics.answer(request), signed=False),
             "/-/verify": Route(self._verifications.answer, signed=True, methods=frozenset({"GET", "POST"})),
             **self._managing.routes(),
-            **bucket_routes(self._objects),
+            **bucket_routes(self._objects, self._background.census),
         }
 
     async def _answer_live(self, request: AdminRequest) -> AdminAnswer:
