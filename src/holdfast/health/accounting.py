@@ -46,7 +46,8 @@ class Flow:
 
 
 class StoreAccount:
-    """What one store did. `unwell_since` is when the first of its calls failed since the last that worked."""
+    """What one store did. `unwell_since` is when the first call began that failed, was slow, or was given up
+    for being slow, since the last one that was answered well; None where that was the last."""
 
     __slots__ = ("reads", "unwell_since", "writes")
 
@@ -81,19 +82,28 @@ class StoreAccounts:
     ) -> None:
         """One call has ended."""
         account = self.of(store)
-        flow = account.writes if operation in _WRITES else account.reads
+        writes = operation in _WRITES
+        flow = account.writes if writes else account.reads
+        is_slow = seconds > (SLOW_STORE_WRITE_S if writes else SLOW_STORE_READ_S)
         if error is None:
             flow.calls += 1
             flow.bytes_moved += bytes_moved
             flow.latency.add(seconds)
-            if seconds > (SLOW_STORE_WRITE_S if operation in _WRITES else SLOW_STORE_READ_S):
+            if is_slow:
                 flow.slow += 1
-            account.unwell_since = None
+                self._unwell(account, seconds)
+            else:
+                account.unwell_since = None
         elif isinstance(error, _ANSWERS):
             flow.calls += 1
         elif not isinstance(error, CancelledError):
             flow.calls += 1
             flow.errors += 1
-            if account.unwell_since is None:
-                account.unwell_since = self._clock.monotonic() - seconds
+            self._unwell(account, seconds)
+        elif is_slow:
+            self._unwell(account, seconds)  # somebody stopped waiting for it
         self._following.observed(store, operation, seconds, bytes_moved, error)
+
+    def _unwell(self, account: StoreAccount, seconds: float) -> None:
+        if account.unwell_since is None:
+            account.unwell_since = self._clock.monotonic() - seconds
