@@ -1,6 +1,7 @@
 """The ledger of a node: kept each minute and at the stop, by threads, and never at the cost of the node."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -144,3 +145,11 @@ async def test_a_disk_that_takes_nothing_costs_minutes_and_is_told_once(tmp_path
     minutes = [record for record in records(tmp_path) if isinstance(record, Minute)]
     assert sum(minute.lost_before for minute in minutes) >= 1
     assert any("written again" in text for text in kept.said)
+
+
+async def test_a_node_that_never_served_leaves_no_sign(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.keeper.draining()
+    await kept.keeper.close()
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+    assert kept.said == []

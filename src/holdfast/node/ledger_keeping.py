@@ -86,11 +86,10 @@ class LedgerKeeper:
 
     def draining(self) -> None:
         """The node takes no more requests."""
-        if not self._stopped_wall:
+        if self._ticker is not None and not self._stopped_wall:
             self._tick()
             self._stopped_wall = self._clock.wall()
-            if self._ticker is not None:
-                self._ticker.cancel()
+            self._ticker.cancel()
 
     async def close(self) -> None:
         """Write what is left, say that the stop was asked for, and let go."""
