@@ -275,6 +275,7 @@ def is_whole(status: Status) -> bool:
     return (
         status.state is NodeState.ONLINE
         and packs.degraded == packs.debts == packs.repairs_waiting == packs.unreadable == 0
+        and (status.recovery is None or status.recovery.left_to_read == 0)
     )
 
 

@@ -8,7 +8,7 @@ fails; and nobody is served before everything is there.
 
 import asyncio
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -44,7 +44,7 @@ from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs import codec
 from holdfast.packs.storage import Packs
-from holdfast.packs.verifying import Verifier
+from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.s3.exchange import Limits as ServerLimits
 from holdfast.s3.face import AdminAnswer, AdminRequest, Route
@@ -197,8 +197,15 @@ class Node:
         )
         keeper.on_attached = background.attached
         verifier = Verifier(keeper.attached, index, packs.rows, packs.reader, clock)
+
+        def verify_all() -> AsyncIterator[PackReport]:
+            # What recovery needs is read as well, and mended by who keeps it.
+            background.keeping.upkeep.look_now()
+            background.runner.wake(background.keeping.upkeep.name)
+            return verifier.verify_all()
+
         self._verifications = Verifications(
-            verifier.verify_all,
+            verify_all,
             lambda: background.census.status().packs,
             keeper.slot_of,
             clock,

@@ -20,7 +20,8 @@ BEHIND_TOLD_S = 10.0
 class RecoveryStatus(Struct, frozen=True, kw_only=True):
     """How far a lost index could be made again. Revisions count commits; `behind_s` is for how long something
     has been committed that the journal does not have; the snapshot's fields are None when there is none
-    and the journal still begins at the beginning. `unreadable` are names that cannot be read any more."""
+    and the journal still begins at the beginning. `unreadable` are names that cannot be read any more,
+    `left_to_read` is how many are due to be read from the medium."""
 
     journal_revision: int
     journal_bytes: int
@@ -32,6 +33,7 @@ class RecoveryStatus(Struct, frozen=True, kw_only=True):
     pieces_written_anew: int
     unreadable: tuple[str, ...]
     is_ahead: bool = False
+    left_to_read: int = 0
 
 
 class Keeping:
@@ -78,6 +80,7 @@ class Keeping:
             pieces_written_anew=self.upkeep.rewritten,
             unreadable=tuple(sorted(self.upkeep.lost)),
             is_ahead=journal.is_ahead,
+            left_to_read=self.upkeep.left_to_read,
         )
 
 

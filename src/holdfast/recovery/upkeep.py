@@ -58,6 +58,15 @@ class Upkeep:
         self.lost: set[str] = set()
         """Names that cannot be read any more."""
 
+    def look_now(self) -> None:
+        """Read all of it from the medium as soon as may be, not only when its day is over."""
+        self._tend_at = self._clock.monotonic()
+
+    @property
+    def left_to_read(self) -> int:
+        """How many names are to be read that were due; at least 1 while that has not begun."""
+        return len(self._to_tend) + (self._clock.monotonic() >= self._tend_at)
+
     async def step(self) -> bool:
         """Tend one name, or put one run of pieces together."""
         if not self._journal.is_open:
@@ -85,6 +94,8 @@ class Upkeep:
 
     async def _ours(self) -> list[str]:
         names = await self._packs.list(PREFIX)
+        # What was removed because a snapshot does without it is no worry any more.
+        self.lost.intersection_update(names)
         return [name for name in names if lineage_of(name) == self._journal.lineage]
 
     async def _tend(self, name: str) -> None:
