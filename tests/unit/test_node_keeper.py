@@ -124,6 +124,19 @@ async def test_every_directory_that_is_gone_is_noticed_in_one_round(tmp_path: Pa
         assert away == ["disk2", "disk4", "disk5"]
 
 
+async def test_looking_in_vain_for_a_store_does_not_begin_its_absence_anew(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    async with running(config) as house:
+        shutil.rmtree(config.data / "disk2")
+        await house.round()
+        held = house.keeper.held["disk2"]
+        since = held.since = held.since - 60.0  # as if a minute had passed
+        held.looked = looked = held.looked - 60.0
+        while held.looked == looked:
+            await house.round()
+        assert (held.since, house.states()["disk2"]) == (since, Attachment.MISSING)
+
+
 async def test_a_store_is_not_made_again_while_it_is_being_removed(tmp_path: Path) -> None:
     config = configured(tmp_path)
     async with running(config) as house:

@@ -49,6 +49,16 @@ class HasProgress(Protocol):
         ...
 
 
+@runtime_checkable
+class HasUrgency(Protocol):
+    """A chore whose next unit may be too urgent to give way to clients as others do."""
+
+    @property
+    def is_urgent(self) -> bool:
+        """Asked before each unit."""
+        ...
+
+
 class ChoreState(Enum):
     """What a chore is about.
 

@@ -50,6 +50,11 @@ class HealQueue:
     def __len__(self) -> int:
         return len(self._left)
 
+    @property
+    def least_left(self) -> int:
+        """How many more shards the most endangered pack can lose; some, when the queue is empty."""
+        return min(self._by_left, default=LEFT_UNKNOWN)
+
     def find(self, pack: PackId) -> Wound | None:
         """What is known to be wrong with a pack."""
         left = self._left.get(pack)

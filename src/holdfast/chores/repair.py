@@ -102,6 +102,11 @@ class Repair:
         return 2 * (len(self._new) + len(self._put_off)) < self._reports_max
 
     @property
+    def is_urgent(self) -> bool:
+        """Whether a pack waits that can lose nothing more."""
+        return self._new.least_left <= 0
+
+    @property
     def let_go(self) -> int:
         """Reports that there was no room for, since the start."""
         return self._new.let_go

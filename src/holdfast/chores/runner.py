@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Bug, HoldfastError, InvalidInput, Unavailable
-from holdfast.chores.chore import Chore, ChoreState, ChoreStatus, HasProgress
+from holdfast.chores.chore import Chore, ChoreState, ChoreStatus, HasProgress, HasUrgency
 from holdfast.chores.giving_way import GivingWay, Tally
 from holdfast.chores.lease import ChoreLease
 from holdfast.chores.rate import Rate
@@ -135,7 +135,8 @@ class ChoreRunner:
             if slot.lease is not None and not await slot.lease.hold():
                 slot.become(ChoreState.ELSEWHERE, "another node holds its lease")
                 return False
-            with self._giving_way.work(slot.tally):
+            urgent = isinstance(slot.chore, HasUrgency) and slot.chore.is_urgent
+            with self._giving_way.work(slot.tally, urgent=urgent):
                 slot.step_began()
                 worked = await slot.chore.step()
                 slot.step_ended(self._clock.monotonic(), worked=worked)

@@ -114,6 +114,23 @@ def events(
 
 
 @app.command()
+def chores(
+    action: Annotated[str | None, typer.Argument(help="pause or resume, with the name of a chore.")] = None,
+    chore: Annotated[str | None, typer.Argument(help="The chore to pause or resume.")] = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds.")] = False,
+) -> None:
+    """Show what runs behind: state, progress, rate and time left; or let one rest."""
+    from holdfast.cli.chores import show_chores
+
+    show_chores(
+        read_config(config, Given(data=data)), SystemClock(), action, chore, as_json=json, watch=watch
+    )
+
+
+@app.command()
 def uptime(
     data: DataOption = None,
     config: ConfigOption = None,

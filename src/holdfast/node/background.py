@@ -46,9 +46,27 @@ from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.recovery.keeping import Keeping
+from holdfast.s3.observing import Answered, Ending, RequestObserver
 from holdfast.scheme import Scheme
 
 FINISH_S = 5.0
+
+
+class FeltRequests:
+    """A `RequestObserver` that tells the throttle what requests took, and passes them on."""
+
+    def __init__(self, observer: RequestObserver, throttle: Throttle, clock: Clock) -> None:
+        self._observer = observer
+        self._throttle = throttle
+        self._clock = clock
+
+    def answered(self, answered: Answered) -> None:
+        """One request is over; those that failed or broke off say nothing of how fast things go."""
+        if answered.ending is Ending.COMPLETE and answered.status < 400:
+            size = answered.bytes_in + answered.bytes_out
+            now = self._clock.monotonic()
+            self._throttle.request(answered.operation, size, answered.seconds, now)
+        self._observer.answered(answered)
 
 
 class Background:
@@ -204,6 +222,10 @@ class Background:
         with suppress(HoldfastError, TimeoutError):
             async with asyncio.timeout(FINISH_S):
                 await self.keeping.finish()
+
+    def observing(self, observer: RequestObserver) -> RequestObserver:
+        """`observer`, and the throttle of chores, which goes by what clients meet."""
+        return FeltRequests(observer, self._giving_way.throttle, self._clock)
 
     def damaged(self, pack: PackId, shard: int, what: str) -> None:
         """Packs found something wrong; see `holdfast.packs.reading.DamageReport`."""

@@ -357,9 +357,11 @@ class Keeper:
             self._set_away(held, judgement.attachment, judgement.reason)
 
     def _set_away(self, held: Held, attachment: Attachment, reason: str) -> None:
+        if held.opened is not None or attachment is not held.attachment or not held.since:
+            # Each look in vain is no new absence: how long a store is away decides when it is given up.
+            held.since = self._clock.monotonic()
         held.attachment, held.reason = attachment, reason
         held.id = self.cluster.slots[held.place.slot].store
-        held.since = self._clock.monotonic()
         opened, held.opened, held.store = held.opened, None, None
         if opened is not None:
             self.attached.pop(opened.id, None)

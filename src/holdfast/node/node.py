@@ -24,6 +24,7 @@ from holdfast.index.port import IndexState
 from holdfast.node import credentials as credentials_file
 from holdfast.node.background import Background
 from holdfast.node.bucket_routes import bucket_routes
+from holdfast.node.chores_status import CHORES_PATH, answer_chores
 from holdfast.node.config import Config
 from holdfast.node.credentials import Credentials
 from holdfast.node.descriptors import connections_allowed, files_allowed
@@ -119,7 +120,7 @@ class Node:
                 connections_max=connections_allowed(files_allowed()), requests_max=config.limits.requests_max
             ),
             routes=self._routes(),
-            observer=watching.requests,
+            observer=self._background.observing(watching.requests),
         )
         self._metrics = Metrics(
             watching,
@@ -302,6 +303,11 @@ class Node:
             "/-/ready": Route(self._answer_ready, signed=False),
             "/-/status": Route(self._answer_status, signed=True),
             "/-/events": Route(self._events.answer, signed=True),
+            CHORES_PATH: Route(
+                lambda request: answer_chores(self._background, request),
+                signed=True,
+                methods=frozenset({"GET", "POST"}),
+            ),
             "/-/metrics": Route(lambda request: self._metrics.answer(request), signed=False),
             "/-/verify": Route(self._verifications.answer, signed=True, methods=frozenset({"GET", "POST"})),
             **self._managing.routes(),
