@@ -373,10 +373,8 @@ class Copies:
 
     def statuses(self) -> list[MemberStatus]:
         """Of each place."""
-        return [
-            MemberStatus(f"copy {copy.access.name}", copy.state.value, copy.reason or copy.access.place)
-            for copy in self._copies
-        ]
+        enough = len(self.ready()) >= (self.options.kept or 1)
+        return [copy.status(needed=not enough) for copy in self._copies]
 
     def _reasons(self) -> str:
         return "; ".join(f"{copy.access.place}: {copy.reason or copy.state.value}" for copy in self._copies)

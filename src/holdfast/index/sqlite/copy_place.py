@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from holdfast.index.port import MemberStatus
 from holdfast.index.sqlite.checkpoint import Base
 from holdfast.index.sqlite.copy import CopyFailed, CopyFiles, CopyReader, CopyWriter
 from holdfast.index.sqlite.runner import Runner
@@ -88,6 +89,11 @@ class Copy:
     @property
     def applied(self) -> int:
         return self.base.sequence if self.base else 0
+
+    def status(self, *, needed: bool) -> MemberStatus:
+        """For people. Where others stand in for one that failed, its place is as good as one never used."""
+        state = CopyState.IDLE if self.state is CopyState.FAILED and not needed else self.state
+        return MemberStatus(f"copy {self.access.name}", state.value, self.reason or self.access.place)
 
     def let_go(self) -> None:
         """Close what is open, behind whatever hangs there."""
