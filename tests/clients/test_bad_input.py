@@ -175,7 +175,7 @@ async def test_a_thousand_connections_at_once(node: NodeProcess) -> None:
     assert sum(answer.status == 200 for answer in answers) > 100
     for _, writer in half:
         writer.transport.abort()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while descriptors(node) > before + 50:  # noqa: ASYNC110 (nobody tells when)
             await asyncio.sleep(0.1)
 

@@ -141,7 +141,7 @@ async def exchange(port: int, data: bytes, *, method: str = "GET", finish: bool 
         writer.write(data)
         if finish:
             writer.write_eof()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await read_answer(reader, method)
     finally:
         writer.close()

@@ -123,7 +123,7 @@ async def test_whatever_is_spoiled_in_copies_while_they_are_open_every_row_is_re
             async with opened(tmp_path) as index:
                 await until(lambda index=index: copies(index).count("ready") == 2, index)  # type: ignore[misc]
                 spoil(tmp_path, older, *case, 1)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await holds(index, rows)
                     more = await fill(index, b"row-while", 20)
                     await holds(index, rows | more)

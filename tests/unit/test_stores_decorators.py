@@ -25,7 +25,7 @@ from tests.kit.virtual import VirtualClock
 
 pytestmark = pytest.mark.virtual
 
-T = 10.0
+T = 60.0
 ALL = [Range(0, 4)]
 
 

@@ -21,7 +21,7 @@ from holdfast.stores.identity import Expected, Noted
 from holdfast.stores.port import Attachment, Range, ShardMissing, StoreFailed, StoreFull
 from tests.kit.stores import MovableClock, NoDirectReads, WatchedFiles, attached_store
 
-T = 10.0
+T = 60.0
 
 
 async def attaching(path: Path, expected: Expected | None = None, *, initialise: bool = False) -> Attached:

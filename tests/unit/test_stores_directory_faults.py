@@ -30,7 +30,7 @@ from holdfast.stores.port import (
 )
 from tests.kit.stores import MovableClock, NamedTemporaries, WatchedFiles, attached_store
 
-T = 10.0
+T = 60.0
 
 
 # The order of system calls: what is on the medium when the power is cut

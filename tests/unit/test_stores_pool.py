@@ -15,7 +15,7 @@ import pytest
 from holdfast.stores.directory.pool import Lane
 from holdfast.stores.port import StoreBusy, StoreFailed, StoreOverdue
 
-T = 10.0
+T = 60.0
 
 
 class Hung:
