@@ -154,6 +154,7 @@ def test_everything_comes_back_from_the_stores_alone(tmp_path: Path) -> None:
 
         node.start()
         assert node.credentials == credentials
+        assert any("made again" in event.text for event in node.status().events)
         s3 = node.s3()
         book.check(s3)
         book.s3 = s3

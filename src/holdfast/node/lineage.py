@@ -10,7 +10,9 @@ from holdfast.base.errors import Fenced
 from holdfast.index.port import Index
 from holdfast.node.index import Members
 from holdfast.node.keeper import Keeper
-from holdfast.recovery.format import LINEAGE_ROW, decode_lineage
+from holdfast.recovery.format import LINEAGE_ROW, LineageRow, decode_lineage
+
+LATELY_MS = 24 * 3600 * 1000
 
 
 def _noted(keeper: Keeper) -> dict[str, str]:
@@ -36,13 +38,23 @@ def check_not_lost(keeper: Keeper, members: Members) -> None:
     )
 
 
-async def check_lineage(keeper: Keeper, index: Index) -> None:
-    """Raises Fenced when stores have noted an index that this one was not made from."""
+async def check_lineage(keeper: Keeper, index: Index) -> LineageRow | None:
+    """What the index was made from, if it was made anew. Raises Fenced when stores have noted an index that
+    this one was not made from."""
     (row,) = await index.get([LINEAGE_ROW])
-    ours = {index.status().incarnation, *(decode_lineage(row.value).ancestors if row else ())}
+    made = decode_lineage(row.value) if row else None
+    ours = {index.status().incarnation, *(made.ancestors if made else ())}
     if others := {slot: noted for slot, noted in _noted(keeper).items() if noted not in ours}:
         raise Fenced(
             f"The index that was found is {index.status().incarnation}, but {', '.join(others)} have seen "
             f"{', '.join(sorted(set(others.values())))}, which came after it or has nothing to do with it:",
             hint="it was recovered or replaced meanwhile. Use the newer one, or name the stores of this one.",
         )
+    return made
+
+
+def recovered_lately(made: LineageRow | None, wall: float) -> str:
+    """A sentence for the events, on the first day after a recovery; empty otherwise."""
+    if made is None or not 0 <= wall * 1000 - made.made_ms < LATELY_MS:
+        return ""
+    return f"the index was made again from the stores (recovery-{made.number}.json tells what came of it)"

@@ -32,7 +32,7 @@ from holdfast.node.events import Events
 from holdfast.node.index import OWN_NAME, Members, open_index
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.ledger_archive import ArchiveLedger
-from holdfast.node.lineage import check_lineage, check_not_lost
+from holdfast.node.lineage import check_lineage, check_not_lost, recovered_lately
 from holdfast.node.managing import StoreManaging
 from holdfast.node.metrics_report import Metrics
 from holdfast.node.metrics_token import obtain_token
@@ -158,7 +158,9 @@ class Node:
                 f"The index that was found is {status.incarnation}, that of this installation is {known}:",
                 hint="the directories of its members were emptied or replaced. Put the old ones back.",
             )
-        await check_lineage(keeper, self._index)
+        made = await check_lineage(keeper, self._index)
+        if told := recovered_lately(made, self._clock.wall()):
+            self._events.tell(told, kind=Kind.INDEX)
         keeper.remember_index(self._members.first, status.incarnation)
         self._ahead = keeper.ahead_of(status.incarnation, status.revision)
         if self._ahead:
@@ -243,8 +245,9 @@ class Node:
 
     async def _keep_noting(self) -> None:
         while True:
-            await self._clock.sleep(NOTE_EVERY_S)
+            # At once, too: until a store has noted the index, it cannot tell that it was lost.
             await self.note()
+            await self._clock.sleep(NOTE_EVERY_S)
 
     async def note(self) -> None:
         """Have the stores remember how far the index is, so that old copies are recognised."""
