@@ -37,7 +37,7 @@ from holdfast.packs.named import find_names
 from holdfast.recovery.applying import Applied, Applier, Told, candidates, read_young
 from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
 from holdfast.recovery.loading import Loaded, follow_log, load, newest_lineage
-from holdfast.recovery.names import PREFIX
+from holdfast.recovery.names import PREFIX, lineages_of
 from holdfast.recovery.report import Report, StoreFound
 from holdfast.recovery.scratch import Scratch
 from holdfast.recovery.surveying import Survey, survey
@@ -112,7 +112,14 @@ class _Run:
         lineage = newest_lineage(names, self._wanted.incarnation)
         scratch = Scratch(self._config.data / SCRATCH_NAME if self._config.data.is_dir() else None)
         stack.callback(scratch.close)
-        loaded = await load(stores, names, lineage, scratch, self._tell)
+        try:
+            loaded = await load(stores, names, lineage, scratch, self._tell)
+        except HoldfastError as error:
+            older = [one.incarnation for one in lineages_of(names.names) if one.number < lineage.number]
+            if older:
+                # It was recovered, and lost again before its first snapshot was whole.
+                error.hint += f" The index that it was made from is there, too: --incarnation {older[0]}"
+            raise
         journal_revision = loaded.revision
         loaded, log_member, log_changes = self._follow_log(scratch, loaded)
         self._revision = loaded.revision

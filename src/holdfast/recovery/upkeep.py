@@ -116,6 +116,7 @@ class Upkeep:
             piece for name in names if (piece := parse_piece(name)) is not None and self._is_small(name)
         ]
         self._too_large &= set(names)
+        self.lost &= set(names)
         run = to_merge(pieces, RUN, LEVEL_MAX)
         if not run:
             return False
