@@ -62,6 +62,7 @@ class World:
         (503, "SlowDown", True, False, 0.1, Verdict.FAILURE),
         (507, "InsufficientStorage", True, False, 0.1, Verdict.FAILURE),
         (200, "", False, False, 0.1, Verdict.FAILURE),
+        (200, "ServiceUnavailable", True, False, 0.1, Verdict.FAILURE),
         (400, "IncompleteBody", True, False, 0.0, Verdict.NEITHER),
         (400, "RequestTimeout", True, False, 0.0, Verdict.NEITHER),
         (200, "", False, True, 0.1, Verdict.NEITHER),

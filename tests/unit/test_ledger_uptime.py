@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.health.ledger_periods import hours_of, merge_periods, minutes_of
+from holdfast.health.ledger_periods import MinuteFacts, hours_of, merge_periods, minutes_of, view_of
 from holdfast.health.ledger_records import (
     DAY_MINUTES,
     MINUTE_MS,
@@ -30,6 +30,7 @@ from holdfast.health.ledger_uptime import (
     store_uptime,
     uptime,
 )
+from tests.unit.test_ledger_periods import START, histories
 
 NOW = (20_718 * DAY_MINUTES + 600) * MINUTE_MS
 LAST = NOW // MINUTE_MS - 1
@@ -109,6 +110,21 @@ def test_a_burn_rate_fires_when_both_windows_burn_and_only_then(
 def test_what_is_before_the_window_does_not_count() -> None:
     found = figure(minute(60, 0, 10), minute(59, 10), minute(0, 10))
     assert (found.attempts, found.downtime_s) == (20, 0.0)
+
+
+@settings(max_examples=50)
+@given(histories(), st.integers(5, 250), st.integers(0, 250))
+def test_a_window_is_the_sum_of_its_minutes_and_what_it_lacks_is_not_known(
+    facts: dict[int, MinuteFacts], length: int, end: int
+) -> None:
+    now_ms = (START + end) * MINUTE_MS
+    inside = [view_of(facts[minute]) for minute in facts if START + end - length <= minute < START + end]
+    found = uptime(History(facts), now_ms, length * 60, 99.9)
+    assert round(found.downtime_s * 1000) == sum(stretch.unavailable_ms for stretch in inside)
+    assert round(found.known_s * 1000) == sum(stretch.known_ms for stretch in inside)
+    assert found.attempts == sum(stretch.successes + stretch.failures for stretch in inside)
+    assert (found.availability_percent is None) == (found.known_s == 0)
+    assert found.known_percent <= 100.0 * found.known_s / (length * 60)
 
 
 def test_days_that_were_rolled_up_count_as_their_minutes_did() -> None:

@@ -1,12 +1,15 @@
 """Whoever observes the S3 face is told of each request once: how it ended, how long the client waited."""
 
 import asyncio
+import base64
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Unavailable
 from holdfast.base.randomness import SeededRandomness
+from holdfast.objects.model import DeleteResult
 from holdfast.s3.exchange import Limits
 from holdfast.s3.observing import Answered, Ending
 from holdfast.s3.server import S3Server
@@ -51,6 +54,11 @@ class Gated(FakeObjects):
         if self.away:
             raise Unavailable("The index is away.")
         return await super().list_buckets(prefix, after, limit)
+
+    async def delete_objects(self, bucket, keys, request):  # type: ignore[no-untyped-def]
+        if self.away:
+            return [DeleteResult(key.key, error=Unavailable("The index is away.")) for key in keys]
+        return await super().delete_objects(bucket, keys, request)
 
 
 @asynccontextmanager
@@ -121,6 +129,19 @@ async def test_an_error_of_ours_is_told_with_its_code() -> None:
             "ServiceUnavailable",
             Ending.COMPLETE,
         )
+
+
+async def test_an_error_of_ours_inside_a_success_is_told_too() -> None:
+    async with observed() as (port, objects, told):
+        await objects.create_bucket("bucket", None)
+        body = b"<Delete><Object><Key>k</Key></Object></Delete>"
+        headers = {"Content-MD5": base64.b64encode(hashlib.md5(body).digest()).decode()}
+        for count, code in ((1, ""), (2, "ServiceUnavailable")):
+            answer = await call(port, "POST", "/bucket?delete=", headers=headers, body=body)
+            assert answer.status == 200
+            answered = await told.last(count)
+            assert (answered.operation, answered.status, answered.code) == ("DeleteObjects", 200, code)
+            objects.away = True
 
 
 async def test_a_client_that_leaves_before_its_answer_is_gone() -> None:

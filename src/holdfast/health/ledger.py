@@ -68,6 +68,7 @@ USABLE = frozenset({"healthy", "probation", "suspect", "sitting-out"})
 
 _CLIENTS_FAULT = frozenset({"IncompleteBody", "RequestTimeout"})
 _NOT_SERVED = frozenset({501})
+_OURS = frozenset({"InternalError", "ServiceUnavailable", "SlowDown", "InsufficientStorage"})
 _TIME_SKEWED = "RequestTimeTooSkewed"
 
 assert BEAT_S < STALL_S
@@ -85,14 +86,15 @@ class Verdict(Enum):
 def judge(
     status: int, code: str, *, complete: bool, gone: bool, waited_s: float, clock_is_off: bool = False
 ) -> Verdict:
-    """What an answer counts as. An answer that says no to a wrong request is a good one; 501 is such, too. A
-    client that went away, or did not send what it announced, is neither, unless it had waited for
-    `GAVE_UP_S`. A request refused for its time is ours where our own clock has jumped far."""
+    """What an answer counts as. One that says no to a wrong request is good, 501 is such, too; a success
+    that tells of our errors inside (a delete of many keys can) is not. A client that went away, or did not
+    send what it announced, is neither, unless it had waited for `GAVE_UP_S`. A request refused for its time
+    is ours where our own clock has jumped far."""
     if gone:
         return Verdict.FAILURE if waited_s >= GAVE_UP_S else Verdict.NEITHER
     if code in _CLIENTS_FAULT:
         return Verdict.NEITHER
-    if not complete or (status >= 500 and status not in _NOT_SERVED):
+    if not complete or code in _OURS or (status >= 500 and status not in _NOT_SERVED):
         return Verdict.FAILURE
     if clock_is_off and code == _TIME_SKEWED:
         return Verdict.FAILURE

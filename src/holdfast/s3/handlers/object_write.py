@@ -180,8 +180,12 @@ async def delete_objects(site: Site, request: Request) -> Response:
     else:
         await site.service.get_bucket(request.bucket)
     for result in results:
-        if result.error is not None and not isinstance(result.error, S3Error | InvalidInput | Busy):
+        if result.error is None:
+            continue
+        if not isinstance(result.error, S3Error | InvalidInput | Busy):
             _LOG.error("request %s: a delete failed", request.request_id, exc_info=result.error)
+        if (failure := to_s3_error(result.error, reading=False)).status >= 500:
+            request.exchange.code = failure.code.wire  # the answer is a success, what was asked for is not
     return xml_response(document("DeleteResult", "".join(_result(result, quiet) for result in results)))
 
 
