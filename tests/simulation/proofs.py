@@ -193,7 +193,8 @@ async def until_collected(world: World) -> None:
         for row in scan(world, b"dead/"):
             dead[row.key.split(b"/")[1]] += rows.decode_dead(row.value).size
         packs = {row.key[5:]: decode_row(row.value).object_bytes for row in scan(world, b"pack/")}
-        if not any(dead[name] == size for name, size in packs.items() if name in dead):
+        swept = not any(shards_buried(row) for row in scan(world, b"buried/"))
+        if swept and not any(dead[name] == size for name, size in packs.items() if name in dead):
             return
         await world.clock.sleep(1.0)
 

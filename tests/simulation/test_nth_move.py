@@ -77,7 +77,7 @@ async def _move(bench: Bench) -> None:
         for row in scan(world, b"pack/")
     }
     (scheme,) = {decode_row(row.value).scheme for row in scan(world, b"pack/")}
-    await bench.objects.moving(world.clock).move(found, scheme)
+    await bench.objects.moving(world.clock).move(found, scheme, found)
 
 
 async def _run(scene: str, way: str, n: int) -> bool:

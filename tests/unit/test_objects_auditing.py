@@ -137,7 +137,8 @@ async def test_all_that_somebody_needs_is_balanced() -> None:
     for _ in range(3):
         assert set((await audit_all(desk)).values()) == {Audited.BALANCED}
         await desk.audit()
-        await mover(desk)(dict.fromkeys(await packs_of(desk), 1 << 30), RS)
+        packs = await packs_of(desk)
+        await mover(desk)(dict.fromkeys(packs, 1 << 30), RS, frozenset(packs))
         await collect(desk)
     await desk.delete("complete", "copy", "large copy")
     assert await desk.objects.finish_cleanups(100)

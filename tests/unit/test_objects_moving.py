@@ -52,7 +52,7 @@ async def packs_of(desk: Desk) -> list[PackId]:
 async def move(desk: Desk, packs: list[PackId] | None = None, worth: int = ANY) -> MoveReport:
     if packs is None:
         packs = await packs_of(desk)
-    return await mover(desk)(dict.fromkeys(packs, worth), RS)
+    return await mover(desk)(dict.fromkeys(packs, worth), RS, frozenset(packs))
 
 
 async def collect(desk: Desk) -> None:
@@ -131,6 +131,19 @@ async def test_a_pack_of_which_too_much_is_needed_stays() -> None:
     assert await packs_of(desk) != [pack]
     assert await desk.get("key-3") == SMALL["key-3"]
     await desk.audit()
+
+
+async def test_a_pack_that_would_be_the_only_one_stays_unless_it_is_worth_it() -> None:
+    desk = await ready()
+    complete, _ = await parts(desk, "pinned", [1000, 2000])
+    await desk.objects.complete_upload(complete)
+    await copy(desk, "pinned", "copy")
+    assert await desk.objects.finish_cleanups(100)
+    await desk.put("key", b"bytes")
+    packs = await packs_of(desk)
+    report = await mover(desk)(dict.fromkeys(packs, ANY), RS, frozenset())
+    assert (report.moved, report.untouched) == (0, tuple(packs))
+    assert (await move(desk)).moved == 1
 
 
 async def test_whoever_changes_while_it_moves_stays_and_harms_nobody() -> None:

@@ -18,7 +18,7 @@ async def test_what_was_moved_is_no_candidate_and_what_was_written_is() -> None:
     desk = await Desk(SystemClock()).bucket()
     await desk.put("key", b"bytes")
     (written,) = desk.packs.manifests
-    await desk.objects.moving(desk.clock).move({written: 100}, Scheme(4, 2))
+    await desk.objects.moving(desk.clock).move({written: 100}, Scheme(4, 2), {written})
     (moved,) = desk.packs.manifests.keys() - {written}
 
     def found(pack: PackId) -> list[str]:

@@ -20,7 +20,7 @@ _PACKS = b"pack/"
 
 
 class Audit:
-    """Audits packs. `look` is `Objects.audit`."""
+    """Audits packs. `look` is `Auditing.audit`."""
 
     name = "audit"
     interval_s = 5.0

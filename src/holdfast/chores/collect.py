@@ -27,6 +27,7 @@ from holdfast.packs.model import PackRow, buried_row, debt_row, pack_row
 from holdfast.packs.rows import PackRows, decode_row
 
 PAGE = 1000
+PACKS_AT_ONCE = 16
 INTERVAL_S = 2.0
 REST_PACK_S = 0.01
 REST_ROW_S = 0.000_05
@@ -41,7 +42,7 @@ PartlyDead = Callable[[PackId, PackRow, int], None]
 
 
 class Collect:
-    """Folds `dead` rows into packs, one pack at a time. `let_go` answers once for each pack of which
+    """Folds `dead` rows into packs, a few packs at a time. `let_go` answers once for each pack of which
     something was let go."""
 
     name = "collect"
@@ -61,6 +62,7 @@ class Collect:
         self._partly_dead = partly_dead
         self._let_go = let_go
         self._first: list[PackId] = []
+        self._dying: dict[PackId, tuple[PackRow, Transaction]] = {}
         self._next = b"dead/"
         self._packs_walked = self._rows_walked = 0
         self._resting = 0
@@ -75,25 +77,36 @@ class Collect:
         return Progress(self.reclaimed_bytes, None, "bytes", detail)
 
     async def step(self) -> bool:
-        """Look at one pack that has dead bytes; False when there is none to look at now."""
-        if self._first:
-            await self._look(self._first.pop())
-            return True
-        if self._next == b"dead/":
+        """Look at some packs that have dead bytes; False when there are none to look at now. Those that die
+        die in one commit, each in a transaction of its own: a round of the index costs more than looking."""
+        if not self._first and self._next == b"dead/":
             self._first = list(self._let_go())
-            if self._resting > 0:
+            if self._resting > 0 and not self._first:
                 self._resting -= 1
-                return bool(self._first)
-        first = await self._scan(self._next, prefix_end(b"dead/"), 1)
-        if not first:
-            self._end_walk()
-            return False
-        name = first[0].key.split(b"/", 2)[1]
-        self._next = prefix_end(b"dead/" + name + b"/")
-        self._packs_walked += 1
-        dead, rows = await self._look(PackId(bytes.fromhex(name.decode())))
-        self._dead_bytes += dead
-        self._rows_walked += rows
+                return False
+        try:
+            if self._first:
+                for pack in self._first[:PACKS_AT_ONCE]:
+                    await self._look(pack)
+                return True
+            return await self._walk()
+        finally:
+            del self._first[:PACKS_AT_ONCE]
+            await self._bury()
+
+    async def _walk(self) -> bool:
+        """The next packs that have dead bytes; False at the end."""
+        for _ in range(PACKS_AT_ONCE):
+            first = await self._scan(self._next, prefix_end(b"dead/"), 1)
+            if not first:
+                self._end_walk()
+                return False
+            name = first[0].key.split(b"/", 2)[1]
+            self._next = prefix_end(b"dead/" + name + b"/")
+            self._packs_walked += 1
+            dead, rows = await self._look(PackId(bytes.fromhex(name.decode())))
+            self._dead_bytes += dead
+            self._rows_walked += rows
         return True
 
     def _end_walk(self) -> None:
@@ -104,7 +117,8 @@ class Collect:
         self._packs_walked = self._rows_walked = self._dead_bytes = 0
 
     async def _look(self, pack: PackId) -> tuple[int, int]:
-        """Bury a pack if all of it is dead; how many of its bytes are dead and stay, by how many rows."""
+        """Choose a pack to be buried if all of it is dead; how many of its bytes are dead and stay, by how
+        many rows."""
         name = pack.hex().encode()
         prefix = b"dead/" + name + b"/"
         dead_bytes = 0
@@ -135,14 +149,22 @@ class Collect:
         # expectation of the pack row covers both.
         deletes = [pack_row(pack), *([debt_row(pack)] if debt else []), *keys[:BURY_DELETES_MAX]]
         burial = (buried_row(pack), encode_burial(shards_of(pack, row)))
-        (outcome,) = await self._index.commit(
-            [Transaction((Expect(pack_row(pack), found.revision),), (burial,), tuple(deletes))]
-        )
-        self._rows.forget(pack)
-        if isinstance(outcome, Committed):
-            self.collected += 1
-            self.reclaimed_bytes += len(row.places) * Layout(row.scheme.k, row.stored_bytes).shard_bytes
+        expects = (Expect(pack_row(pack), found.revision),)
+        self._dying[pack] = row, Transaction(expects, (burial,), tuple(deletes))
         return 0, 0
+
+    async def _bury(self) -> None:
+        """Bury those that were chosen, but for any that somebody has begun to read."""
+        dying, self._dying = self._dying, {}
+        dying = {pack: one for pack, one in dying.items() if not self._in_use(pack)}
+        if not dying:
+            return
+        outcomes = await self._index.commit([change for _, change in dying.values()])
+        for (pack, (row, _)), outcome in zip(dying.items(), outcomes, strict=True):
+            self._rows.forget(pack)
+            if isinstance(outcome, Committed):
+                self.collected += 1
+                self.reclaimed_bytes += len(row.places) * Layout(row.scheme.k, row.stored_bytes).shard_bytes
 
     async def _forget(self, keys: list[bytes]) -> None:
         """Remove dead rows of a pack that is gone."""

@@ -43,7 +43,7 @@ MANIFEST_FULL = 512 << 10
 SMALL_SHARE = 1 / 4
 DEAD_SHARE = 1 / 2
 GROWTH = 4
-WORTH_BYTES_MIN = 128 << 10
+WORTH_BYTES_MIN = 16 << 10
 """A pack that stores less than this, however dead, is merged with others, or waits for them."""
 
 WALK_EVERY_S = 10.0
@@ -52,7 +52,7 @@ DEAD_KNOWN_MAX = 10_000
 RESTING_MAX = 10_000
 REST_ROUNDS_MAX = 64
 
-Move = Callable[[Mapping[PackId, int], Scheme], Awaitable[MoveReport]]
+Move = Callable[[Mapping[PackId, int], Scheme, frozenset[PackId]], Awaitable[MoveReport]]
 _debt = msgspec.msgpack.Decoder(DebtRow)
 _PACKS = b"pack/"
 
@@ -119,7 +119,7 @@ def worth_moving(found: list[Candidate]) -> list[Candidate]:
 
 
 class Compact:
-    """Empties packs. `move` is `Objects.move`."""
+    """Empties packs. `move` is `Moving.move`."""
 
     name = "compact"
 
@@ -215,7 +215,8 @@ class Compact:
             # Also if the step fails: they are tried again, later.
             self._rest(one.pack)
             self._dead.pop(one.pack, None)
-        report = await self._move({one.pack: one.worth for one in found}, scheme)
+        alone = frozenset(one.pack for one in found if one.mostly_dead)
+        report = await self._move({one.pack: one.worth for one in found}, scheme, alone)
         self.moved_bytes += report.bytes_moved
         self.moved_packs += len(found) - len(report.untouched)
 

@@ -10,7 +10,7 @@ Copies that share bytes follow in a second step, on the word of their owner's ne
 were left die by the ordinary way: all of them is dead, nobody shares, nobody reads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -74,11 +74,17 @@ class Moving:
         self._open: list[_Home] = []
 
     async def move(
-        self, worth: Mapping[PackId, int], scheme: Scheme, *, only: frozenset[str] | None = None
+        self,
+        worth: Mapping[PackId, int],
+        scheme: Scheme,
+        alone: Container[PackId] | None = None,
+        *,
+        only: frozenset[str] | None = None,
     ) -> MoveReport:
         """Move what is needed of these packs into a new pack of `scheme`; of the buckets `only`, if they are
         named. A pack of which more is needed than `worth` says stays as it is; what finds no room, or cannot
-        be moved, stays for another time. Raises Unavailable and TooBusy, with nothing lost. One call at a
+        be moved, stays for another time; and so does a pack that would be the only one, unless it is worth
+        it `alone` (None: every one is). Raises Unavailable and TooBusy, with nothing lost. One call at a
         time."""
         await self._settle_open()
         survey = await self._surveyor.survey(list(worth))
@@ -88,7 +94,8 @@ class Moving:
         data: dict[Extent, Buffer] = {}
         while True:
             plan = Plan(survey)
-            if not plan.owners and not plan.uploads:
+            left = {extent.pack for extent in plan.places}
+            if not left or (alone is not None and len(left) == 1 and not any(one in alone for one in left)):
                 return MoveReport(untouched=tuple(worth))
             await self._context.budget.take(plan.bytes)
             try:
