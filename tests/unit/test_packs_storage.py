@@ -7,6 +7,7 @@ from itertools import combinations
 import msgspec
 import pytest
 
+from holdfast.base.ids import shard_name
 from holdfast.index.port import ABSENT, Committed, Conflict, Expect, Transaction
 from holdfast.packs.errors import BelowFloor, TooFewShardsAnswer, TooManyShardsLost
 from holdfast.packs.manifest import decode_manifest
@@ -341,3 +342,23 @@ async def test_rows_are_remembered_by_what_they_weigh() -> None:
     rows.forget(packs[4])
     await rows.fresh(packs[3])
     assert [pack for pack in packs if rows.cached(pack)] == [packs[0], packs[1], packs[3]]
+
+
+async def test_what_is_in_memory_is_rebuilt_at_once_and_verified_like_any_other() -> None:
+    rig = build_rig()
+    data = random.Random(4).randbytes(200_000)
+    written = await write(rig, RS, data)
+    pack = written.extent.pack
+    known = await rig.packs.rows.get(pack)
+    for store, memory in rig.memories.items():
+        memory.latency_s = (0.0, 0.0)  # a store that answers a peek
+        rig.attached[store] = memory
+    del rig.attached[known.places[0].store]
+    first = Extent(pack, 0, 4096)
+    assert bytes(await rig.packs.read_small(first)) == data[:4096]
+    spoiled = known.places[2]
+    name = shard_name(pack, 2, spoiled.attempt)
+    for offset in range(0, 8192, 512):
+        rig.memories[spoiled.store].damage(name, offset, 0xFF)
+    assert bytes(await rig.packs.read_small(first)) == data[:4096]
+    assert [shard for _, shard, _ in rig.damage] == [2]

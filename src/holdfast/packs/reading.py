@@ -255,8 +255,11 @@ class Reader:
         """Right blocks of the wanted shards, or, when one can't be had, of any k (virtual included)."""
         self.budget.earn()
         wanted = list(wanted)
-        if len(wanted) == 1 and (data := self._peek(known, wanted[0], first, count)) is not None:
-            return {wanted[0]: data}
+        if len(wanted) == 1:
+            if (data := self._peek(known, wanted[0], first, count)) is not None:
+                return {wanted[0]: data}
+            if (units := self._peek_others(known, wanted[0], first, count)) is not None:
+                return units
         try:
             return await self._race(known, wanted, first, count)
         except (TooManyShardsLost, TooFewShardsAnswer) as error:
@@ -306,6 +309,28 @@ class Reader:
         if found is None or wrong_blocks(found[1], found[0], known.seeds[shard], first):
             return None
         return found[1]
+
+    def _peek_others(self, known: KnownPack, shard: int, first: int, count: int) -> dict[int, Buffer] | None:
+        """Enough of the others to rebuild the blocks of a shard whose store is away, if all are in memory, on
+        well stores, and right. The usual read while stores are lost; a race would only cost tasks."""
+        place = known.places.get(shard)
+        if place is None or (place.store in self._stores and self._health.readable(place.store)):
+            return None
+        needed = known.row.scheme.k - len(known.virtual)
+        well = [
+            other
+            for other, where in known.places.items()
+            if other != shard and where.store in self._stores and self._health.readable(where.store)
+        ]
+        if known.row.scheme.k == 1 or len(well) < needed:
+            return None
+        units: dict[int, Buffer] = {}
+        for other in well[:needed]:
+            data = self._peek(known, other, first, count)
+            if data is None:
+                return None
+            units[other] = data
+        return units
 
     async def _race(
         self, known: KnownPack, wanted: Sequence[int], first: int, count: int
