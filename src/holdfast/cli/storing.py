@@ -112,7 +112,7 @@ def stores_view(stores: StoreList) -> RenderableType:
 def _drain_sentence(drain: DrainStatus) -> str:
     what = f"was replaced by {drain.replaced_by} and is" if drain.replaced_by else "is"
     if drain.empty:
-        return f"{what} empty: it can be removed."
+        return f"{what} empty: it {'goes by itself' if drain.replaced_by else 'can be removed'}."
     left = f"{what} being emptied: {drain.shards_left} shards ({size(drain.bytes_left)}) are left"
     if drain.seconds_left is not None and drain.rate_bytes_s >= 1:
         left += f", {size(int(drain.rate_bytes_s))}/s, about {duration(drain.seconds_left)}"
