@@ -36,10 +36,10 @@ from tests.simulation.world import Crashed, World
 SIZE = 300_000
 CALLS_MAX = 150
 SEEDS = int(os.environ.get("HOLDFAST_SIM_SEEDS", "100"))
-STRIDE = 1 if SEEDS >= 1000 else 4
-"""All calls fail once where there is time for it; else every fourth, another one each way."""
+STRIDE = 1 if SEEDS >= 1000 else 6
+"""All calls fail once where there is time for it; else every sixth, another one each way."""
 
-RACES = max(20, SEEDS // 4)
+RACES = max(16, SEEDS // 5)
 
 LARGE, KEPT, DELETED = "large", "small kept", "small deleted"
 

@@ -3,7 +3,7 @@
 Prints, for 4 KiB, 1 MiB and 64 MiB objects: requests a second, bytes a second, p50, p99, p99.9, and the
 node's peak memory. Every run is bounded in requests; the load generator runs on the same machine and
 says so. What is compared is measured in one run, side by side: the plain writes of `baseline` next to
-the PUTs, the degraded reads next to the healthy ones.
+the PUTs, the degraded reads next to the healthy ones. `--only chores` runs `holdfast.bench.chores` alone.
 """
 
 import os
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from holdfast.base.clock import Clock, SystemClock
 from holdfast.bench.baseline import write_plain
+from holdfast.bench.chores import measure_chores
 from holdfast.bench.load import Request, Sample, run_load
 from holdfast.bench.signing import Signer
 from holdfast.bench.subject import Slow, Subject, subject
@@ -237,15 +238,20 @@ def _beside_plain(put: Sample, folder: Path, clock: Clock) -> str:
 
 
 def main() -> None:
-    """Take an optional folder to work in, and an optional share of the full counts."""
+    """Take `--only chores` for that part alone, a folder to work in, and a share of the full counts."""
     console = Console(width=150)
-    share = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
-    parent = Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd()
+    arguments = sys.argv[1:]
+    only_chores = arguments[:2] == ["--only", "chores"]
+    arguments = arguments[2:] if only_chores else arguments
+    share = float(arguments[1]) if len(arguments) > 1 else 1.0
+    parent = Path(arguments[0]) if arguments else Path.cwd()
     load = os.getloadavg()[0]
     console.print(f"{os.cpu_count()} cores, load before: {load:.1f}; working in {parent}")
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=parent))
     try:
-        uvloop.run(_measure(console, folder, share))
+        if not only_chores:
+            uvloop.run(_measure(console, folder, share))
+        uvloop.run(measure_chores(console, folder, share))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

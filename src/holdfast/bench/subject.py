@@ -1,8 +1,9 @@
 """The node under test: a process of its own, in a folder of its own, with faults on request.
 
-Run as `python -m holdfast.bench.subject DATA [SLOT GET_MS PUT_MS]`: serves the embedded default from
-DATA on a free port; with a slot, every read of that store takes GET_MS longer and every write PUT_MS.
-The wrapper sits below the measuring, where a slow disk would.
+Run as `python -m holdfast.bench.subject DATA [SLOT GET_MS PUT_MS | scrub]`: serves the embedded default
+from DATA on a free port; with a slot, every read of that store takes GET_MS longer and every write PUT_MS;
+with `scrub`, that chore always has something to do, at any rate. The wrapper sits below the measuring,
+where a slow disk would.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from msgspec import Struct
 from holdfast.base.clock import Clock, SystemClock
 from holdfast.base.errors import Bug
 from holdfast.base.randomness import SystemRandomness
-from holdfast.node.config import Given, make_config
+from holdfast.node.config import ChoresSettings, Given, make_config
 from holdfast.node.credentials import Credentials, find
 from holdfast.node.running import run_node
 from holdfast.node.runtime import read_runtime
@@ -65,11 +66,15 @@ class Subject(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def subject(data: Path, clock: Clock, slow: Slow | None = None) -> AsyncIterator[Subject]:
+async def subject(
+    data: Path, clock: Clock, slow: Slow | None = None, *, scrub: bool = False
+) -> AsyncIterator[Subject]:
     """Start a node on `data`, stop it at the end."""
     arguments = [sys.executable, "-m", "holdfast.bench.subject", str(data)]
     if slow is not None:
         arguments += [slow.slot, str(slow.get_s * 1e3), str(slow.put_s * 1e3)]
+    elif scrub:
+        arguments.append("scrub")
     process = await asyncio.create_subprocess_exec(*arguments)
     try:
         deadline = clock.monotonic() + START_S
@@ -121,13 +126,14 @@ def main() -> None:
     slow = None
     if len(sys.argv) == 5:
         slow = Slow(sys.argv[2], float(sys.argv[3]) / 1e3, float(sys.argv[4]) / 1e3)
+    chores = ChoresSettings(scrub_pass_s=1.0, scrub_rate_bytes=0) if sys.argv[2:] == ["scrub"] else None
     data, clock = Path(sys.argv[1]), SystemClock()
 
     def wrap(slot: str, store: Store) -> Store:
         return _slowed(store, slow, clock) if slow is not None and slot == slow.slot else store
 
     run_node(
-        make_config([Given(data=data, port=0)], data),
+        make_config([Given(data=data, port=0, chores=chores)], data),
         os.environ,
         clock,
         SystemRandomness(),

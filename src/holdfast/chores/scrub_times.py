@@ -37,23 +37,22 @@ class At(Struct, array_like=True):
 
 def next_range(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float) -> int:
     """The range that was read longest ago at one of `stores`; the first of equals."""
-    here = [times[store] for store in stores if store in times]
-    ages = [max((_age(read_at[number], now) for read_at in here), default=0.0) for number in range(RANGES)]
-    return max(range(RANGES), key=lambda number: (ages[number], -number))
+    moments = _by_range(times, stores, now)
+    return moments.index(min(moments))
 
 
 def oldest(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float) -> float:
     """How long ago the shard that was read longest ago was read, in seconds; infinite where one never was."""
-    moments = {moment for store in stores if store in times for moment in times[store]}
-    return max((_age(moment, now) for moment in moments), default=0.0)
+    moment = min(_by_range(times, stores, now))
+    return float("inf") if moment == NEVER else max(0.0, now - moment)
 
 
 def ranges_overdue(
     times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float, pass_s: float
 ) -> int:
     """How many ranges have shards that were not read within a pass's time."""
-    here = [times[store] for store in stores if store in times]
-    return sum(any(_age(read_at[number], now) > pass_s for read_at in here) for number in range(RANGES))
+    latest = now - pass_s
+    return sum(moment < latest for moment in _by_range(times, stores, now))
 
 
 def is_due(oldest_s: float, since_last_began_s: float | None, pass_s: float) -> bool:
@@ -70,8 +69,11 @@ def range_keys(number: int) -> tuple[bytes, bytes]:
     return start, b"pack/%02x" % (number + 1) if number + 1 < RANGES else b"pack/g"
 
 
-_NEVER_AGE = float("inf")
-
-
-def _age(moment: int, now: float) -> float:
-    return _NEVER_AGE if moment == NEVER or moment > now + 1 else max(0.0, now - moment)
+def _by_range(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float) -> list[int]:
+    """For each range the oldest time at one of `stores`; `now` where none is known."""
+    here = [times[store] for store in stores if store in times]
+    if not here:
+        return [int(now)] * RANGES
+    if max(map(max, here)) > now + 1:
+        here = [[NEVER if moment > now + 1 else moment for moment in read_at] for read_at in here]
+    return [min(column) for column in zip(*here, strict=True)]

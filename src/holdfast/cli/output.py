@@ -108,6 +108,9 @@ def status_view(status: Status) -> RenderableType:
     tail.add_column()
     tail.add_row("index:", _index(status))
     tail.add_row("packs:", _packs(status))
+    oldest = status.packs.oldest_read_s
+    read = "not every shard was read yet" if oldest is None else f"every shard within {duration(oldest)}"
+    tail.add_row("scrub:", read)
     tail.add_row("space:", _space(status))
     if status.recovery is not None:
         tail.add_row("recovery:", _recovery(status.recovery))

@@ -208,6 +208,7 @@ class Background:
             repaired=self.repair.repaired,
             debts_paid=self.debts.paid,
         )
+        packs = replace(packs, oldest_read_s=self.scrub.oldest_age_s)
         if self._collect is None or self._compact is None:
             return packs
         return replace(

@@ -60,7 +60,8 @@ class PacksStatus(Struct, frozen=True, kw_only=True):
     """All packs, from their rows and the stores that are attached. `losses_survivable` is how many more
     stores the weakest pack may lose; None without packs. Repairs, debts paid and bytes reclaimed (on the
     stores) count from the start. `mergeable` packs are small or mostly dead, as of the last walk;
-    `bytes_dead` (of objects) are let go and lie in packs that live on."""
+    `bytes_dead` (of objects) are let go and lie in packs that live on. `oldest_read_s` is how
+    long ago scrub read the shard that it read longest ago; None while it never read one."""
 
     packs: int = 0
     bytes_stored: int = 0
@@ -76,6 +77,7 @@ class PacksStatus(Struct, frozen=True, kw_only=True):
     mergeable: int = 0
     bytes_dead: int = 0
     bytes_reclaimed: int = 0
+    oldest_read_s: float | None = None
 
 
 class Event(Struct, frozen=True):
