@@ -9,7 +9,7 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.health import HealthObserver, StoreEvent, StoreHealth, StoreState
-from holdfast.health.monitor import LOOK_S
+from holdfast.health.comparing import LOOK_S
 from holdfast.health.prober import Prober, paced
 from holdfast.stores.bounded import BoundedStore
 from holdfast.stores.faulty import FaultScript, FaultyStore

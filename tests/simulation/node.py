@@ -21,7 +21,7 @@ from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.strays import FindStrays
 from holdfast.health import HealthObserver, StoreHealth, StoreState
-from holdfast.health.monitor import LOOK_S
+from holdfast.health.comparing import LOOK_S
 from holdfast.health.prober import Prober, paced
 from holdfast.index.memory import MemoryIndex
 from holdfast.objects.service import Objects

@@ -81,6 +81,23 @@ def test_noise_on_all_disks_takes_no_more_out_of_use_than_the_cap(first: int) ->
     assert beyond == {}
 
 
+def test_weather_that_is_the_same_for_all_disks_takes_none_out_of_use() -> None:
+    async def run(seed: int) -> None:
+        yard = WatchedStores(f"weather {seed}", cap=2)
+        if seed % 3:
+            yard.begin_load(3.0 * (seed % 3))
+        for _ in range(20):
+            slower = exp(4.0 * yard.chance.fraction() ** 2)
+            for script in yard.scripts.values():
+                script.delay_s = (0.0005 * slower, 0.002 * slower)
+            await yard.clock.sleep(yard.chance.fraction())
+        assert yard.events == []
+        await yard.close()
+
+    for seed in range(20):
+        run_virtual(run(seed))
+
+
 def test_after_the_noise_everybody_is_in_use_again() -> None:
     async def run(seed: int) -> None:
         yard = WatchedStores(f"after {seed}", cap=2)

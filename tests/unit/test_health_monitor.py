@@ -6,16 +6,15 @@ import pytest
 
 from holdfast.base.ids import StoreId
 from holdfast.health import StoreHealth, StoreState
+from holdfast.health.comparing import LOOK_S
+from holdfast.health.damping import FORGIVEN_AFTER_S, REST_FIRST_S
 from holdfast.health.monitor import (
     FAILURES_DOWN,
     FAILURES_SUSPECT,
-    FORGIVEN_AFTER_S,
     HEDGE_MAX_S,
-    LOOK_S,
     PROBATION_S,
     PROBE_ALWAYS_S,
     PROBE_IDLE_S,
-    REST_FIRST_S,
 )
 from holdfast.health.transitions import TRANSITIONS, USE, Evidence, Guard, find
 from holdfast.stores.measured import Operation
@@ -147,6 +146,7 @@ def test_a_store_twenty_times_slower_sits_out_and_comes_back_when_it_is_quick_ag
     ward.slow[A] = 0.020
     ward.look(2.0)
     assert ward.state(A) is StoreState.SITTING_OUT
+    assert ward.health.reason(A) == "probe takes 20.0 ms, peers at most 5.0 ms"
     assert ward.health.writable(A)
     assert not ward.health.waited_for(A)
     ward.look(REST_FIRST_S + 5.0)

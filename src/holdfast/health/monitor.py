@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
-from holdfast.health.error_rate import ErrorRate
-from holdfast.health.fence import upper_fence
-from holdfast.health.record import JUDGED, Record, StoreCounts, StoreEvent
+from holdfast.health.comparing import LOOK_S, compare
+from holdfast.health.damping import FALLS_MAX, FORGIVEN_AFTER_S, hold_s, rest_s
+from holdfast.health.record import Record, StoreCounts, StoreEvent
 from holdfast.health.transitions import Evidence, Guard, StoreState, find
 from holdfast.stores.measured import Operation
 from holdfast.stores.port import (
@@ -30,9 +30,6 @@ from holdfast.stores.port import (
     StoreOverdue,
 )
 
-LOOK_S = 0.25
-"""How often to call `tick`."""
-
 FAILURES_SUSPECT = 3
 FAILURES_DOWN = 8
 PHI_DOUBT = 1.0
@@ -41,13 +38,6 @@ OBSERVER_LATE_S = 1.5
 """With so long between two looks, it was this process that did not run."""
 
 PROBATION_S = 5.0
-REST_FIRST_S = 10.0
-HOLD_FIRST_S = 1.0
-REST_MAX_S = 600.0
-FORGIVEN_AFTER_S = 60.0
-"""So much health makes up for one fall."""
-
-FALLS_MAX = 11
 RELAPSE_S = 30.0
 """A store whose answers are overdue again within this time sits out: it is not failing, it is slow."""
 
@@ -58,7 +48,6 @@ PROBE_DOWN_S = 0.7
 PROBE_ALWAYS_S = 10.0
 """A probe writes, reads and deletes; traffic seldom does all three, so it does not replace all probes."""
 
-PEERS_RECENT_S = 1.5
 FULL_REST_S = 2.0
 LATE_ANSWER_S = 0.060
 """A success that took longer than this does not clear a store of suspicion."""
@@ -135,6 +124,10 @@ class StoreHealth:
     def since(self, store: StoreId) -> float:
         """Monotonic time of its last change of state."""
         return self._records[store].since
+
+    def reason(self, store: StoreId) -> str:
+        """Why it is in the state that it is in; empty before anything changed."""
+        return self._records[store].reason
 
     def readable(self, store: StoreId) -> bool:
         """Whether it is the first choice for reads."""
@@ -312,7 +305,7 @@ class StoreHealth:
                 record.forgiven_at = now
         elif record.state is StoreState.SITTING_OUT and now >= record.rest_until and record.run.votes:
             record.falls = min(record.falls + 1, FALLS_MAX)
-            record.rest_until = now + _rest_s(record.falls)
+            record.rest_until = now + rest_s(record.falls)
         self._step(store, record, Evidence.TIME, now, "time", {})
 
     def _look_for_silent(self, now: float) -> bool:
@@ -339,50 +332,20 @@ class StoreHealth:
 
     def _look_for_slow(self, now: float) -> bool:
         """Whether there is a doubt: somebody was beyond the fence."""
-        beyond: dict[StoreId, dict[str, str]] = {}
-        ordinary: set[StoreId] = set()
-        judged = [record for record in self._records.values() if record.state is not StoreState.DOWN]
-        for operation in JUDGED:
-            recent = {
-                id(record): typical
-                for record in judged
-                if record.state is not StoreState.SITTING_OUT
-                and (typical := record.lately[operation].typical(now - PEERS_RECENT_S, lenient=False))
-                is not None
-            }
-            for store, record in self._records.items():
-                own = self._own(record, operation, now)
-                if record.state is StoreState.DOWN or own is None:
-                    continue
-                fence = upper_fence([typical for peer, typical in recent.items() if peer != id(record)])
-                if fence is None or own <= fence:
-                    ordinary.add(store)
-                else:
-                    beyond[store] = {
-                        "operation": operation.value,
-                        "latency": _ms(own),
-                        "fence": _ms(fence),
-                    }
-        if 2 * len(beyond) > len(judged):
-            ordinary.update(beyond)
-            beyond.clear()
-        for store, record in self._records.items():
-            if store in beyond:
+        judged = {
+            store: record for store, record in self._records.items() if record.state is not StoreState.DOWN
+        }
+        found = compare(judged, self._looked_at, now)
+        for store, record in judged.items():
+            if store in found.beyond:
                 record.run.beyond(now)
                 if record.run.proven(now):
-                    self._step(store, record, Evidence.SLOW, now, "latency fence", beyond[store])
-            elif store in ordinary:
+                    self._step(store, record, Evidence.SLOW, now, "latency fence", found.beyond[store])
+            elif store in found.ordinary:
                 record.run.end()
-        return any(record.run.votes for record in judged if record.state is not StoreState.SITTING_OUT)
-
-    def _own(self, record: Record, operation: Operation, now: float) -> float | None:
-        """What a store took at this operation since the last look; a probe under way counts with its age
-        when that is more than nothing."""
-        own = record.lately[operation].typical(self._looked_at, lenient=True)
-        if operation is Operation.PROBE and own is None and record.probe_began is not None:
-            age = now - record.probe_began
-            return age if age > LOOK_S / 2 else None
-        return own
+        return any(
+            record.run.votes for record in judged.values() if record.state is not StoreState.SITTING_OUT
+        )
 
     def _probe_due(self, record: Record, now: float, *, doubt: bool) -> bool:
         """Whether to probe it now; if so, that counts as done."""
@@ -465,9 +428,9 @@ class StoreHealth:
         if after is StoreState.SUSPECT:
             record.suspected_at = now
         if after is StoreState.SITTING_OUT:
-            record.rest_until = now + _rest_s(record.falls)
+            record.rest_until = now + rest_s(record.falls)
         elif after not in _IN_USE:
-            record.rest_until = now + _hold_s(record.falls)
+            record.rest_until = now + hold_s(record.falls)
         if after in _IN_USE:
             record.heard(now)
             record.forget_failures()
@@ -475,7 +438,7 @@ class StoreHealth:
             record.forget_speed()
         record.run.end()
         record.state, record.since = after, now
-        reason = line.reason.format_map(facts)
+        reason = record.reason = line.reason.format_map(facts)
         self._events.append(StoreEvent(store, before, after, now, reason, detector, dict(facts)))
         self._reckon()
 
@@ -489,7 +452,7 @@ class StoreHealth:
                 return record.late_only
             case Guard.CALM:
                 return not record.run.votes and all(
-                    _is_clear(rate, now) for rate in record.error_rates.values()
+                    rate.is_clear(now) for rate in record.error_rates.values()
                 )
             case Guard.RESTED:
                 return now >= record.rest_until or self._out() > self._ejections_max
@@ -516,21 +479,3 @@ class StoreHealth:
         suspects.sort(key=lambda record: record.since)
         for record in suspects[max(0, self._ejections_max - out) :]:
             record.kept = True
-
-
-def _is_clear(rate: ErrorRate, now: float) -> bool:
-    return rate.is_clear(now)
-
-
-def _rest_s(falls: int) -> float:
-    """How long a slow store rests: longer with each fall."""
-    return float(min(REST_FIRST_S * 2 ** max(0, falls - 1), REST_MAX_S))
-
-
-def _hold_s(falls: int) -> float:
-    """How long a store that failed is held back although it answers: not at all after its first fall."""
-    return float(min(HOLD_FIRST_S * 2 ** (falls - 2), REST_MAX_S)) if falls > 1 else 0.0
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"

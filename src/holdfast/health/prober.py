@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
-from holdfast.health.monitor import LOOK_S, StoreHealth
+from holdfast.health.comparing import LOOK_S
+from holdfast.health.monitor import StoreHealth
 from holdfast.stores.port import Store, StoreBusy
 
 PROBE_TIMEOUT_S = 2.0

@@ -67,6 +67,7 @@ class Record:
         "probe",
         "probe_began",
         "probed_at",
+        "reason",
         "rest_until",
         "run",
         "since",
@@ -78,6 +79,7 @@ class Record:
     def __init__(self, now: float) -> None:
         self.state = StoreState.HEALTHY
         self.since = now
+        self.reason = ""
         self.gone = False
         self.kept = False
         self.full = False

@@ -22,8 +22,8 @@ from holdfast.base.errors import Busy, Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
+from holdfast.health.comparing import LOOK_S
 from holdfast.health.events import Kind, Teller
-from holdfast.health.monitor import LOOK_S
 from holdfast.health.prober import GRACE_S, PROBE_TIMEOUT_S, Prober, paced
 from holdfast.node.cluster import (
     Cluster,

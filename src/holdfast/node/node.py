@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
+from holdfast import __version__
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, InvalidInput
 from holdfast.base.ids import PackId
@@ -30,6 +31,8 @@ from holdfast.node.credentials import Credentials
 from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
 from holdfast.node.index import OWN_NAME, Members, open_index
+from holdfast.node.index_watch import LOOK_EVERY_S as INDEX_LOOK_EVERY_S
+from holdfast.node.index_watch import IndexWatch
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.ledger_archive import ArchiveLedger
 from holdfast.node.lineage import check_lineage, check_not_lost, recovered_lately
@@ -145,8 +148,13 @@ class Node:
         stack.push_async_callback(self._background.close)
         self._watch(stack, keeper.watch())
         self._watch(stack, self._keep_noting())
+        self._watch(stack, self._watch_index())
         self.endpoint = _endpoint(config.host, self._server.port)
         await watching.serve(index, self._packs, randomness, may_delete=not self._ahead)
+        self._events.tell(
+            f"the node serves at {self.endpoint}: Holdfast {__version__}, process {os.getpid()}",
+            kind=Kind.NODE,
+        )
         self._lock.publish(Runtime(self.endpoint, config.region, os.getpid(), clock.wall()))
 
     async def _check_index(self) -> None:
@@ -242,6 +250,19 @@ class Node:
 
         stack.push_async_callback(stop)
         task.add_done_callback(_must_not_fail)
+
+    async def _watch_index(self) -> None:
+        watch = IndexWatch()
+        while True:
+            await self._clock.sleep(INDEX_LOOK_EVERY_S)
+            for change in watch.look(self._index.status()):
+                self._events.tell(
+                    change.reason,
+                    kind=Kind.INDEX,
+                    subject=change.subject,
+                    before=change.before,
+                    after=change.after,
+                )
 
     async def _keep_noting(self) -> None:
         while True:

@@ -56,8 +56,8 @@ def _store_status(held: Held, usage: Usage | None, health: StoreHealth) -> Store
     counts = health.counts(held.id) if held.id is not None and held.id in health.stores else None
     if held.opened is not None and held.id is not None:
         state, reason = health.state(held.id).value, ""
-        if counts is not None and not health.readable(held.id):
-            reason = counts.last_error
+        if counts is not None and state not in ("healthy", "probation"):
+            reason = health.reason(held.id) or counts.last_error
         if state == "healthy" and usage is not None and usage.bytes_free < _FULL_BELOW_BYTES:
             state, reason = "full", "nothing is left above the reserve"
         elif state == "healthy" and health.is_full(held.id):

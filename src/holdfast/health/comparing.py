@@ -1,0 +1,67 @@
+"""One look at who is slower than the others. Pure.
+
+Each store's answers since the last look are held against its peers' of the last `PEERS_RECENT_S`, reads
+against reads, writes against writes, probes against probes; a probe under way counts with the age it has
+reached. Those who sit out are judged, but are no yardstick. What must hold: when more than half of all are
+beyond the fence, nobody is: then it is this machine that is slow.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from holdfast.base.ids import StoreId
+from holdfast.health.fence import upper_fence
+from holdfast.health.record import JUDGED, Record
+from holdfast.health.transitions import StoreState
+from holdfast.stores.measured import Operation
+
+LOOK_S = 0.25
+"""How often to look."""
+
+PEERS_RECENT_S = 1.5
+
+
+class Comparison(Struct, frozen=True):
+    """Stores beyond the fence, with what was seen, and those that answered as others do. Of who is in neither
+    there is nothing new."""
+
+    beyond: dict[StoreId, dict[str, str]]
+    ordinary: frozenset[StoreId]
+
+
+def compare(records: Mapping[StoreId, Record], looked_at: float, now: float) -> Comparison:
+    """Look at `records`; the last look was at `looked_at`."""
+    beyond: dict[StoreId, dict[str, str]] = {}
+    ordinary: set[StoreId] = set()
+    for operation in JUDGED:
+        recent = {
+            store: typical
+            for store, record in records.items()
+            if record.state is not StoreState.SITTING_OUT
+            and (typical := record.lately[operation].typical(now - PEERS_RECENT_S, lenient=False)) is not None
+        }
+        for store, record in records.items():
+            own = _own(record, operation, looked_at, now)
+            if own is None:
+                continue
+            fence = upper_fence([typical for peer, typical in recent.items() if peer != store])
+            if fence is None or own <= fence:
+                ordinary.add(store)
+            else:
+                beyond[store] = {"operation": operation.value, "latency": _ms(own), "fence": _ms(fence)}
+    if 2 * len(beyond) > len(records):
+        return Comparison({}, frozenset(ordinary | beyond.keys()))
+    return Comparison(beyond, frozenset(ordinary))
+
+
+def _own(record: Record, operation: Operation, looked_at: float, now: float) -> float | None:
+    own = record.lately[operation].typical(looked_at, lenient=True)
+    if operation is Operation.PROBE and own is None and record.probe_began is not None:
+        age = now - record.probe_began
+        return age if age > LOOK_S / 2 else None
+    return own
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
