@@ -1,5 +1,7 @@
 """What clients saw of a node that was killed is what `holdfast uptime` says, while it is down and after."""
 
+import contextlib
+import io
 import json
 import threading
 import time
@@ -8,18 +10,26 @@ from typing import Any
 
 import pytest
 
+from holdfast.cli.main import run
 from holdfast.health.ledger import BEAT_S
 from tests.kit.process import NodeProcess, run_holdfast
 
-SLACK_S = 3.0
+SLACK_S = 10.0
 """What a busy machine may add to a beat."""
 DOWN_S = 3.0
 
 
-def uptime(home: Path, *more: str) -> dict[str, Any]:
-    done = run_holdfast("uptime", "--json", "--window", "1h", *more, cwd=home)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+def away_times(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Times without a process; on a busy machine one may also have stood still for a while."""
+    return [away for away in answer["uptime"]["away"] if away["why"] != "stalled"]
+
+
+def uptime(node: NodeProcess, *more: str) -> dict[str, Any]:
+    """What `holdfast uptime --json` prints, without starting a program for it."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert run(["uptime", "--json", "--window", "1h", "--data", str(node.data), *more]) == 0
+    answer: dict[str, Any] = json.loads(said.getvalue())
     return answer
 
 
@@ -37,18 +47,20 @@ def test_a_node_that_is_killed_was_away_for_as_long_as_its_clients_saw(tmp_path:
         killed = time.time()
         threading.Event().wait(DOWN_S)
 
-        down = uptime(tmp_path)
+        down = uptime(node)
         assert not down["running"]
-        (away,) = down["uptime"]["away"]
+        (away,) = away_times(down)
         assert away["seconds"] >= DOWN_S
-        assert "no data" not in run_holdfast("uptime", "--window", "1h", cwd=tmp_path).stdout.splitlines()[0]
+        shown = run_holdfast("uptime", "--window", "1h", cwd=tmp_path).stdout
+        assert "killed or crashed" in shown
+        assert "no data" not in shown.splitlines()[0]
 
         starting = time.time()
         node.start()
         served = time.time()
-        again = uptime(tmp_path)
+        again = uptime(node)
         assert again["running"]
-        (away,) = again["uptime"]["away"]
+        (away,) = away_times(again)
         assert (away["why"], away["uncertain_s"]) == ("crashed", BEAT_S)
         # It never says less than clients saw, and no more than it says that it may.
         assert last_success - away["uncertain_s"] - SLACK_S <= away["wall"] <= killed
@@ -60,11 +72,11 @@ def test_a_node_that_is_killed_was_away_for_as_long_as_its_clients_saw(tmp_path:
         client.put_object(Bucket="photos", Key="more", Body=b"y")
         client.get_object(Bucket="photos", Key="more")
         assert node.stop() == 0
-        after = uptime(tmp_path)
-        assert [away["why"] for away in after["uptime"]["away"]] == ["crashed", "stopped"]
+        after = uptime(node)
+        assert [away["why"] for away in away_times(after)] == ["crashed", "stopped"]
         # What was counted in the minute under way was kept at the stop; what the kill cost counts as nothing.
         assert (after["uptime"]["attempts"], after["uptime"]["failures"]) == (2, 0)
-        photos = uptime(tmp_path, "--bucket", "photos", "--operation", "GetObject")["uptime"]
+        photos = uptime(node, "--bucket", "photos", "--operation", "GetObject")["uptime"]
         assert photos["attempts"] == 1
         assert photos["away_s"] >= after["uptime"]["away_s"]  # it is down while we ask
-        assert uptime(tmp_path, "--store", "disk1")["uptime"]["attempts"] > 0
+        assert uptime(node, "--store", "disk1")["uptime"]["attempts"] > 0
