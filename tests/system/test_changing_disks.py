@@ -220,6 +220,24 @@ def test_a_bucket_changes_its_scheme_and_back_while_it_is_read_over_a_restart(tm
         assert node.holdfast("bucket", "scheme", "nowhere", "mirror-3").returncode == 64
 
 
+@pytest.mark.slow
+def test_a_spare_starts_by_itself_for_a_disk_that_is_gone_and_all_is_whole_again(tmp_path: Path) -> None:
+    tables = ['[chores]\naway_patience = "3 s"\n']
+    for slot in ("a", "b", "c", "d", "e", "f", "hot"):
+        path = made(tmp_path / slot)
+        tables.append(f'[[store]]\nslot = "{slot}"\npath = "{path}"\nspare = {str(slot == "hot").lower()}\n')
+    (tmp_path / "holdfast.toml").write_text("\n".join(tables))
+    with NodeProcess(tmp_path) as node:
+        bodies = filled(node)
+        assert line(node, "hot")["spare"]
+        assert line(node, "hot")["shards"] == 0
+        (tmp_path / "c").rename(tmp_path / "pulled")
+        wait_until("the spare to hold what was lost", lambda: line(node, "hot")["shards"] > 0, PATIENCE_S)
+        assert not line(node, "hot")["spare"]
+        assert "the spare hot starts, in place of c" in node.output
+        assert_whole(node, bodies)
+
+
 def is_all(node: NodeProcess, scheme: str) -> bool:
     return set(asked(node, BUCKETS_PATH)["packs"]) == {scheme}
 
