@@ -156,6 +156,19 @@ async def test_a_spare_takes_nothing_until_it_starts_and_stays_in_use_over_a_res
         assert house.keeper.room(house.id("hot")) > 0
 
 
+async def test_a_slot_that_is_not_configured_any_more_can_be_taken_off_the_record(tmp_path: Path) -> None:
+    stores = [made(tmp_path / name) for name in ("a", "b", "c", "d")]
+    async with running(configured(tmp_path, *stores)) as house:
+        gone = house.id("disk4")
+    async with running(configured(tmp_path, *stores[:3])) as house:
+        assert not house.keeper.is_gone(gone)
+        Changes(house.keeper, CLOCK).forget("disk4")
+        assert house.keeper.is_gone(gone)
+    async with running(configured(tmp_path, *stores)) as house:
+        assert set(house.keeper.held) == {"disk1", "disk2", "disk3"}
+        assert "disk4" in house.keeper.remarks[0]
+
+
 async def test_a_replaced_store_goes_by_itself_when_nothing_is_left_on_it(tmp_path: Path) -> None:
     async with running(configured(tmp_path)) as house:
         changes = Changes(house.keeper, CLOCK)

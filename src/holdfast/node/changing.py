@@ -91,6 +91,12 @@ class Changes:
             keeper.forget(store)
             keeper.remap()
 
+    def forget(self, slot: str) -> None:
+        """Take a slot off the record that the configuration does not name any more."""
+        keeper = self._keeper
+        assert slot not in keeper.held
+        keeper.write(keeper.cluster.without_slot(slot).with_retired(self._retired(slot, REMOVED)))
+
     async def _move_in(self, held: Held) -> None:
         await self._keeper.attach(held)
         if held.opened is None:

@@ -9,7 +9,7 @@ from holdfast.base.errors import HoldfastError
 from holdfast.health import StoreHealth
 from holdfast.health.webhook import WebhookStatus
 from holdfast.index.port import IndexStatus
-from holdfast.node.cluster import Cluster
+from holdfast.node.cluster import Cluster, Draining
 from holdfast.node.keeper import Held
 from holdfast.node.status import Event, PacksStatus, Promise, Status, StoreStatus, judge
 from holdfast.recovery.keeping import RecoveryStatus
@@ -25,7 +25,10 @@ async def store_statuses(
 ) -> tuple[StoreStatus, ...]:
     """One line for each slot, those that the configuration does not name any more at the end."""
     usages = await asyncio.gather(*[_usage(held) for held in slots])
-    lines = [_store_status(held, usage, health) for held, usage in zip(slots, usages, strict=True)]
+    lines = [
+        _store_status(held, _role(held, cluster), usage, health)
+        for held, usage in zip(slots, usages, strict=True)
+    ]
     named = {held.place.slot for held in slots}
     lines += [
         StoreStatus(
@@ -41,6 +44,14 @@ async def store_statuses(
     return tuple(lines)
 
 
+def _role(held: Held, cluster: Cluster) -> str:
+    """What a store is there for, where that is something special."""
+    line = cluster.slots[held.place.slot]
+    if line.draining is not Draining.NO:
+        return "being emptied"
+    return "a spare" if held.place.spare and not line.stands_in_for else ""
+
+
 async def _usage(held: Held) -> Usage | None:
     if held.opened is None:
         return None
@@ -50,12 +61,12 @@ async def _usage(held: Held) -> Usage | None:
         return None  # the line says "-", and health says why
 
 
-def _store_status(held: Held, usage: Usage | None, health: StoreHealth) -> StoreStatus:
+def _store_status(held: Held, role: str, usage: Usage | None, health: StoreHealth) -> StoreStatus:
     place = held.place
     state, reason = held.attachment.value, held.reason
     counts = health.counts(held.id) if held.id is not None and held.id in health.stores else None
     if held.opened is not None and held.id is not None:
-        state, reason = health.state(held.id).value, ""
+        state, reason = health.state(held.id).value, role
         if counts is not None and state not in ("healthy", "probation"):
             reason = health.reason(held.id) or counts.last_error
         if state == "healthy" and usage is not None and usage.bytes_free < _FULL_BELOW_BYTES:

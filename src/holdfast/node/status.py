@@ -30,8 +30,8 @@ class NodeState(Enum):
 
 class StoreStatus(Struct, frozen=True, kw_only=True):
     """One store. `state` is health's word, `full` for a healthy one without room, or `missing`, `foreign`,
-    `swapped`, `removed` for one that is not attached; `reason` says why it is not healthy. Sizes are None
-    when it does not answer."""
+    `swapped`, `removed` for one that is not attached; `reason` says why it is not healthy, or what it is
+    there for. Sizes are None when it does not answer."""
 
     slot: str
     store: StoreId | None

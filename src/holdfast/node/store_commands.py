@@ -181,9 +181,12 @@ class StoreCommands:
         )
 
     async def _remove(self, asked: Asked) -> Done:
-        keeper, slot = self._keeper, self._slot(asked)
+        keeper, forced = self._keeper, bool(asked.get("force"))
+        if asked.get("slot") not in keeper.held and asked.get("slot", "") in keeper.cluster.slots:
+            return await self._forget(asked["slot"], forced=forced)
+        slot = self._slot(asked)
         held, line = keeper.held[slot], keeper.cluster.slots[slot]
-        others, forced = self._others(slot), bool(asked.get("force"))
+        others = self._others(slot)
         cost = await self._cost(held, others)
         price = [] if line.draining is not Draining.NO else self._price(cost, held, others)
         if (cost.shards or price) and not forced:
@@ -207,6 +210,23 @@ class StoreCommands:
             sentences.append(f"What it held is made again from the others; until then {told}.")
         sentences += [moved] if moved else []
         return Done(tuple(sentences), slot, str(path))
+
+    async def _forget(self, slot: str, *, forced: bool) -> Done:
+        """A slot that the configuration does not name any more, and that is still on record."""
+        store = self._keeper.cluster.slots[slot].store
+        cost = Cost()
+        if store is not None:
+            there = frozenset(store for store in self._keeper.attached if self._is_up(store))
+            cost = await cost_of_leaving(self._index, store, there, self._others(slot))
+        if cost.shards and not forced:
+            raise InvalidInput(
+                f"{slot} held {_holds(cost)} that are not written elsewhere yet; without it "
+                f"{', '.join(cost.sentences())}.",
+                hint="Wait until that is done, or name it in the configuration again.",
+            )
+        self._changes.forget(slot)
+        self._tell(f"store {slot} was removed")
+        return Done((f"{slot} is no longer part of this installation.",), slot)
 
     # What is there
 
