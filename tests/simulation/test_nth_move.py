@@ -113,9 +113,13 @@ async def _run(scene: str, way: str, n: int) -> bool:
     return nth.fires > 0
 
 
+CASES = [(scene, way) for scene in SCENES for way in WAYS if way.startswith("index") or scene == "table"]
+"""What a store does wrong is met before any row changes: one scene that has all kinds of reads and writes
+shows it."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize(("scene", "way"), CASES)
 def test_a_move_is_done_or_not_done_for_each_object_whichever_call_fails(scene: str, way: str) -> None:
     for n in range(1, CALLS_MAX):
         if not run_virtual(_run(scene, way, n)):
