@@ -13,6 +13,7 @@ room, is found again by the next read, walk or scrub.
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -39,7 +40,10 @@ REST_UNCHANGED_MAX_S = 3600.0
 """Between two tries for a pack that does not agree although there is nothing to write."""
 
 WIDTH = 4
-"""Packs at a time while no client is there; one of the largest weighs about 40 MiB."""
+"""Packs at a time while no client is there; one whose shards are made again weighs about 10 MiB."""
+
+ANEW_WIDTH = 1
+"""Of those, packs at a time that may have to be written in another scheme: they weigh about 40 MiB."""
 
 LIES_MAX = 2
 
@@ -83,6 +87,7 @@ class Repair:
         self._put_off: OrderedDict[PackId, Wound] = OrderedDict()
         self._unproven: OrderedDict[PackId, Wound] = OrderedDict()
         self._at_work: dict[PackId, Wound] = {}
+        self._anew = asyncio.Semaphore(ANEW_WIDTH)
         self.repaired = 0
         self.bytes_written = 0
 
@@ -191,7 +196,9 @@ class Repair:
         outcome = Rewritten.NOT_POSSIBLE_NOW
         try:
             before = await self._rows.fresh(pack)
-            outcome = await self._rewriter.rewrite(pack, Reason.HEAL, self._target(before, wound))
+            target = self._target(before, wound)
+            async with self._anew if target.shrink else contextlib.nullcontext():
+                outcome = await self._rewriter.rewrite(pack, Reason.HEAL, target)
             self._count_written(before, outcome)
         except PackGone:
             outcome = Rewritten.GONE
@@ -219,13 +226,16 @@ class Repair:
         absence = self._away.now()
         gone = absence.given_up(wound.left) | liars
         waited_s = self._clock.monotonic() - wound.since
+        # A smaller scheme has its price: it is for packs that have more shards than there are stores, and for
+        # those whose shard has found no home for long.
+        shards = before.layout.real_data_shards + before.row.scheme.m
         homeless = any(store in gone or store not in absence.known for store in before.stores)
+        few = len(absence.known - absence.away - gone) < shards
         return Target(
             bad=bad,
             gone=gone,
             condemned=wound.condemned,
-            # A smaller scheme has its price; a shard that may find its home again is waited for.
-            shrink=homeless or waited_s >= self._away.patience_s,
+            shrink=(homeless and few) or waited_s >= self._away.patience_s,
         )
 
     def _count_written(self, before: KnownPack, outcome: Rewritten) -> None:

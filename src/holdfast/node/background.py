@@ -129,7 +129,7 @@ class Background:
             bytes_stored=lambda: self.census.status().bytes_stored,
             fence=lambda: self.runner.fence("scrub"),
         )
-        self.debts = PayDebts(rewriter, index, self._writable, clock, self._mended)
+        self.debts = PayDebts(rewriter, index, self._writable, clock, self._paid)
         self.census = Census(index, stores, self._is_up, topology, clock)
         self.census.on_counted = self._counted
         self._default_m = health.ejections_max
@@ -253,10 +253,27 @@ class Background:
         return away
 
     def _scrubbed(self, report: PackReport) -> None:
-        self._tell("scrub found shards that are missing or wrong: they are written again", kind=Kind.DATA)
+        self._tell(
+            "scrub found shards that are missing or wrong: they are written again",
+            kind=Kind.DATA,
+            evidence={
+                "pack": report.pack.hex(),
+                **{
+                    f"shard {fault.shard}": f"{self._keeper.slot_of(fault.store)}: {fault.fault}"
+                    for fault in report.faults
+                    if fault.store is not None
+                },
+            },
+        )
+
+    def _paid(self, pack: PackId, why: str) -> None:
+        self._tell("packs that were written with less than was promised have it now", kind=Kind.DATA)
 
     def _mended(self, pack: PackId, why: str) -> None:
-        self._tell("shards that were missing or wrong are being written again", kind=Kind.DATA)
+        self._tell(
+            "shards that were missing or wrong were written again, and their packs read, and whole",
+            kind=Kind.DATA,
+        )
 
     def _failed(self, name: str, error: HoldfastError) -> None:
         self._tell(f"the chore {name} will try again: {error}", kind=Kind.CHORE, subject=name)

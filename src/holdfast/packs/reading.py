@@ -455,8 +455,8 @@ class Reader:
         self, known: KnownPack, shard: int, first: int, count: int, table: Buffer | None = None
     ) -> tuple[Buffer, Buffer]:
         """Blocks of one shard and its table of checksums, from the medium, in one call. Without the table
-        (then `first` is 0), all of its file that is not blocks is read and verified as well, as by
-        `check_header`. Raises as `shard_blocks`."""
+        (then `first` is 0), all of its file that is not blocks is read and verified as well: what it says of
+        itself, and that nothing was added to it. Raises as `shard_blocks`."""
         place = known.places[shard]
         store = self._stores.get(place.store)
         if store is None:
@@ -482,25 +482,6 @@ class Reader:
         entries = memoryview(table)[4 * first : 4 * (first + count)]
         self._check_blocks(known, shard, data, entries, first)
         return data, table
-
-    async def check_header(self, known: KnownPack, shard: int) -> None:
-        """Read from the medium what a shard says of itself, and see that nothing was added to it: all of
-        its file but the blocks and their checksums. Raises Damaged, after telling `on_damage`, and the
-        store's errors."""
-        place = known.places[shard]
-        store = self._stores.get(place.store)
-        if store is None:
-            # Nothing to mend: what it holds is there again when it is.
-            raise Unavailable(f"store {place.store} is not attached")
-        name = shard_name(known.pack, shard, place.attempt)
-        head_range = Range(0, data_offset(known.layout.blocks))
-        try:
-            (head,) = await store.get(name, [head_range], timeout_s=READ_TIMEOUT_S, uncached=True)
-            size = await store.size(name, timeout_s=READ_TIMEOUT_S)
-            check_head(head, _header_of(known, shard), size, f"{name} on store {place.store}")
-        except (Damaged, ShardUnreadable) as error:
-            self._on_damage(known.pack, shard, str(error))
-            raise
 
 
 class PackMoved(Damaged):

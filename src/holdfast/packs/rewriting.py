@@ -41,6 +41,9 @@ from holdfast.scheme import Scheme
 from holdfast.stores.port import ShardUnreadable, Store
 from holdfast.topology import Topology
 
+READ_BACK_BYTES = 1 << 20
+"""Most bytes of a shard that one call reads back."""
+
 THROW_AWAY_TRIES = 5
 THROW_AWAY_PAUSE_S = 0.2
 
@@ -219,10 +222,14 @@ class Rewriter:
         return Rewritten.OVERTAKEN
 
     async def _read_back(self, known: KnownPack, shard: int) -> None:
-        await self._reader.check_header(known, shard)
-        for stripe in range(known.layout.stripes):
-            first, count = known.layout.blocks_of(stripe)
-            await self._reader.shard_blocks(known, shard, first, count, uncached=True)
+        layout = known.layout
+        chunk = max(1, READ_BACK_BYTES // layout.unit_of(0))
+        table: Buffer | None = None
+        for first in range(0, layout.stripes, chunk):
+            end = min(first + chunk, layout.stripes)
+            count = sum(layout.blocks_of(stripe)[1] for stripe in range(first, end))
+            block, _ = layout.blocks_of(first)
+            _, table = await self._reader.from_medium(known, shard, block, count, table)
             await self._clock.sleep(0)
 
     async def _throw_away(self, pack: PackId, written: list[Attempt]) -> None:
