@@ -21,7 +21,6 @@ from holdfast.base.clock import Clock, SystemClock
 from holdfast.bench.baseline import write_plain
 from holdfast.bench.chores import measure_chores
 from holdfast.bench.load import Request, Sample, run_load
-from holdfast.bench.signing import Signer
 from holdfast.bench.subject import Slow, Subject, subject
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -57,13 +56,7 @@ class Bench:
         self._table = table
         self._state = state
         self._share = share
-        self._signer = Signer(
-            f"{node.host}:{node.port}",
-            node.credentials.access_key_id,
-            node.credentials.secret_access_key,
-            node.region,
-            clock.wall(),
-        )
+        self._signer = node.signer(clock)
 
     async def create_bucket(self) -> None:
         """The bucket of all runs."""

@@ -11,21 +11,14 @@ from pathlib import Path
 from holdfast.base.clock import Clock
 
 _PIECE = 1 << 20
+_DATA = os.urandom(_PIECE)  # noqa: TID251 - contents, not chance
 
 
 def write_plain(folders: list[Path], shard_bytes: int, rounds: int, clock: Clock) -> float:
     """Seconds for `rounds` times one shard of `shard_bytes` to every folder at once."""
-    data = os.urandom(min(shard_bytes, _PIECE))  # noqa: TID251 - contents, not chance
 
     def write(folder: Path, number: int) -> None:
-        descriptor = os.open(folder / f"plain-{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            left = shard_bytes
-            while left > 0:
-                left -= os.write(descriptor, data[: min(left, _PIECE)])
-                os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_synced(folder / f"plain-{number}", shard_bytes)
         parent = os.open(folder, os.O_RDONLY)
         os.fsync(parent)
         os.close(parent)
@@ -39,3 +32,16 @@ def write_plain(folders: list[Path], shard_bytes: int, rounds: int, clock: Clock
         for number in range(rounds):
             (folder / f"plain-{number}").unlink()
     return seconds
+
+
+def write_synced(path: Path, size: int) -> int:
+    """A new file of so many bytes, synced as it grows, as the stores do it. Answers `size`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        left = size
+        while left > 0:
+            left -= os.write(descriptor, _DATA[: min(left, _PIECE)])
+            os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+    return size

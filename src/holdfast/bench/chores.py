@@ -21,8 +21,8 @@ import msgspec
 from rich.console import Console
 
 from holdfast.base.clock import Clock, SystemClock
+from holdfast.bench.baseline import write_synced
 from holdfast.bench.load import Request, Sample, run_load
-from holdfast.bench.signing import Signer
 from holdfast.bench.subject import Subject, subject
 from holdfast.node.chores_status import CHORES_PATH, ChoresStatus
 
@@ -49,13 +49,7 @@ class ChoresBench:
         self._console = console
         self._small = max(200, int(SMALL_COUNT * share))
         self._large = max(4, int(LARGE_COUNT * share))
-        self._signer = Signer(
-            f"{node.host}:{node.port}",
-            node.credentials.access_key_id,
-            node.credentials.secret_access_key,
-            node.region,
-            clock.wall(),
-        )
+        self._signer = node.signer(clock)
 
     async def run(self) -> None:
         """All of it, in order."""
@@ -193,25 +187,12 @@ def heal_plain(sources: list[Path], folder: Path, clock: Clock) -> float:
             size = min(path.stat().st_size for path in rounds[number])
             with ThreadPoolExecutor(len(sources)) as readers:
                 list(readers.map(lambda path: sum(_read_files([path], began + 1e9, clock)), rounds[number]))
-            return _write_synced(target / str(number), size)
+            return write_synced(target / str(number), size)
 
         written = sum(pool.map(one, range(len(rounds))))
     seconds = clock.monotonic() - began
     shutil.rmtree(target)
     return written / seconds
-
-
-def _write_synced(path: Path, size: int) -> int:
-    piece = bytes(MIB)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        left = size
-        while left > 0:
-            left -= os.write(descriptor, piece[: min(left, MIB)])
-            os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-    return size
 
 
 def _read_files(files: list[Path], end: float, clock: Clock) -> list[int]:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from holdfast.base.clock import Clock, SystemClock
 from holdfast.base.errors import Bug
 from holdfast.base.randomness import SystemRandomness
+from holdfast.bench.signing import Signer
 from holdfast.node.config import ChoresSettings, Given, make_config
 from holdfast.node.credentials import Credentials, find
 from holdfast.node.running import run_node
@@ -51,6 +52,12 @@ class Subject(Struct, frozen=True):
     region: str
     credentials: Credentials
     pid: int
+
+    def signer(self, clock: Clock) -> Signer:
+        """Signs requests to it, as of now."""
+        keys = self.credentials
+        host = f"{self.host}:{self.port}"
+        return Signer(host, keys.access_key_id, keys.secret_access_key, self.region, clock.wall())
 
     def resident_peak_bytes(self) -> int:
         """The most memory it ever held."""

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import HoldfastError, InvalidInput, Unavailable
+from holdfast.base.errors import HoldfastError, InvalidInput
 from holdfast.chores.chore import ChoreState, ChoreStatus
 from holdfast.cli.client import NodeClient
 from holdfast.cli.exits import sentence
 from holdfast.cli.output import console, duration, show, size
+from holdfast.cli.storing import decoded
 from holdfast.node.chores_status import ACTIONS, CHORES_PATH, ChoresStatus, Owed
 from holdfast.node.config import Config
 
@@ -48,7 +49,7 @@ def show_chores(
         if as_json:
             typer.echo(msgspec.json.format(raw).decode())
         else:
-            show(console(), chores_view(_decoded(raw)))
+            show(console(), chores_view(decoded(raw, ChoresStatus)))
         if not watch or action is not None:
             return
         asyncio.run(clock.sleep(WATCH_INTERVAL_S))
@@ -58,22 +59,14 @@ async def _watch(config: Config, clock: Clock) -> None:
     with Live(console=console(), auto_refresh=False, screen=False) as live:
         while True:
             try:
-                view: RenderableType = chores_view(_decoded(NodeClient(config, clock).ask(CHORES_PATH)))
+                view: RenderableType = chores_view(
+                    decoded(NodeClient(config, clock).ask(CHORES_PATH), ChoresStatus)
+                )
             except HoldfastError as error:
                 # A node that is restarting is what people watch for.
                 view = sentence(error)
             live.update(view, refresh=True)
             await clock.sleep(WATCH_INTERVAL_S)
-
-
-def _decoded(raw: bytes) -> ChoresStatus:
-    try:
-        return msgspec.json.decode(raw, type=ChoresStatus)
-    except msgspec.MsgspecError as error:
-        raise Unavailable(
-            f"The node's answer cannot be understood ({error}).",
-            hint="Is it of another version? See `holdfast version`, or use --json.",
-        ) from None
 
 
 def chores_view(status: ChoresStatus) -> RenderableType:
