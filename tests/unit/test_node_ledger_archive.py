@@ -81,6 +81,7 @@ async def test_what_was_archived_is_put_back_into_an_empty_data_folder(tmp_path:
     assert again.figure() == before
     assert again.files.name() == there[0].ledger
     assert "4 parts of the old ledger" in again.said[0]
+    assert (node.archive.progress().done, again.archive.progress().done) == (4, 0)
     again.archive.close()
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.randomness import Randomness
+from holdfast.chores.chore import Progress
 from holdfast.health.ledger_uptime import DAY_S
 from holdfast.node.ledger_files import DAYS_YEARS, LedgerFiles
 from holdfast.packs.named import NamedPacks
@@ -130,6 +131,11 @@ class ArchiveLedger:
         self._tended: dict[str, float] = {}
         self.written = 0
         self.restored = 0
+
+    def progress(self) -> Progress:
+        """Packs written since the start."""
+        detail = f"{self.restored} parts were put back from packs" if self.restored else ""
+        return Progress(self.written, None, "packs", detail)
 
     async def step(self) -> bool:
         """Write, remove or look after one pack; False when nothing is due."""
