@@ -27,10 +27,13 @@ from holdfast.index.memory import MemoryIndex
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs.disposal import Disposal
+from holdfast.packs.named import NamedPacks
 from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import Verifier
 from holdfast.packs.watched import WatchedIndex
+from holdfast.recovery.keeping import Keeping
+from holdfast.scheme import parse_scheme
 from holdfast.stores.faulty import FaultyStore
 from holdfast.stores.identity import Noted, judge
 from holdfast.stores.port import Attachment, Store
@@ -121,6 +124,11 @@ class SimulatedNode:
         self.collect = Collect(
             index, self.packs.rows, self.packs.reader.in_use, self.compact.partly_dead, index.let_go
         )
+        scheme = parse_scheme(settings.scheme, settings.stores)
+        named = NamedPacks(self.attached, self.topology, self.health, clock, randomness, lambda: scheme)
+        self.keeping = Keeping(
+            index, named, self._writable, clock, randomness, lambda told: None, journal_bytes_min=50_000
+        )
         strays = FindStrays(self.attached, index, clock)
         chores: list[Chore] = [
             self.repair,
@@ -136,10 +144,12 @@ class SimulatedNode:
                     index,
                     self._is_gone,
                     lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
+                    self.keeping.journal.covers,
                 )
             ),
             strays,
             Cleanup(self.objects.finish_cleanups),
+            *self.keeping.chores,
         ]
         self.chores = ChoreRunner(chores, clock, self._chore_failed, index=index, holder=f"node {life}")
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 
+from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId, parse_shard_name, shard_name
 from holdfast.index.port import Row, prefix_end
 from holdfast.objects import rows
@@ -11,10 +12,15 @@ from holdfast.objects.keys import uploads
 from holdfast.objects.model import VersionRecord
 from holdfast.objects.table import Table
 from holdfast.packs.disposal import shards_buried
+from holdfast.packs.named import find_names
 from holdfast.packs.rows import decode_row
 from holdfast.packs.verifying import PackHealth, PackReport
 from holdfast.packs.writing import PUT_TIMEOUT_S
+from holdfast.recovery.loading import load, newest_lineage
+from holdfast.recovery.names import PREFIX
+from holdfast.recovery.scratch import Scratch
 from tests.simulation.book import Violation
+from tests.simulation.node import SimulatedNode
 from tests.simulation.world import World
 
 WHOLE_WITHIN_S = 900.0
@@ -52,6 +58,44 @@ async def until_whole(world: World) -> None:
         f"not whole after {WHOLE_WITHIN_S:g} s of health: quiet {world.node.is_quiet}, "
         f"debts {debts}, {faults}"
     )
+
+
+async def until_kept(world: World) -> None:
+    """Wait until what lies on the disks is enough to make all rows again, and every shard of it is whole."""
+    deadline = world.clock.monotonic() + WHOLE_WITHIN_S
+    found = "nothing was tried"
+    asked: object = None
+    while world.clock.monotonic() < deadline:
+        await world.clock.sleep(1.0)
+        node = world.node
+        if asked is not node.keeping:
+            asked = node.keeping
+            node.keeping.upkeep.tend_now()
+        if node.keeping.upkeep.is_tending or node.keeping.status().behind_commits:
+            continue
+        try:
+            found = await world.call(lambda node: _kept(world, node))
+        except HoldfastError as error:
+            found = str(error)
+        if not found:
+            world.trace.note("kept")
+            return
+    raise Violation(f"not to be made again after {WHOLE_WITHIN_S:g} s of health: {found}")
+
+
+async def _kept(world: World, node: SimulatedNode) -> str:
+    """What is wrong with what is kept; empty when it is all rows."""
+    scratch = Scratch(None)
+    try:
+        revision = world.rows.revision
+        names = await find_names(node.attached, PREFIX)
+        loaded = await load(node.attached, names, newest_lineage(names, ""), scratch, lambda _: None)
+        if world.rows.revision != revision or loaded.revision != revision:
+            return f"revision {loaded.revision} of {world.rows.revision}"
+        rows_ = [row for row in world.rows.scan(b"", b"\xff" * 2048, 1 << 30, b"", 0) if isinstance(row, Row)]
+        return "" if list(scratch.scan(b"")) == rows_ else f"other rows at revision {revision}"
+    finally:
+        scratch.close()
 
 
 async def _verify(reports: AsyncIterator[PackReport]) -> list[PackReport]:

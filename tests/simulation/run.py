@@ -18,6 +18,7 @@ from tests.simulation.proofs import (
     check_accounts,
     check_strays,
     until_collected,
+    until_kept,
     until_tidy,
     until_whole,
 )
@@ -78,6 +79,7 @@ async def _run(seed: int) -> Finished:
         for phase in range(2 + plan.below(3)):
             await _phase(world, troubles, clients, plan, quiet=phase == 0 and plan.below(3) == 0)
             await until_whole(world)
+            await until_kept(world)
         strays, unowned = await _prove(world, book, troubles, clients[0])
     except BaseException as error:
         where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest tests/simulation/test_seeds.py -x -q"

@@ -19,6 +19,7 @@ from holdfast.index.memory import Fault, MemoryIndex, MemoryRows, Mishap
 from holdfast.stores.faulty import FaultScript
 from holdfast.stores.identity import Expected, Found, Identity, Noted
 from holdfast.stores.memory import MemoryStore
+from tests.kit.kept import INCARNATION
 from tests.kit.virtual import VirtualClock
 from tests.simulation.contents import ClientGone
 from tests.simulation.node import SimulatedNode, SimulationSettings
@@ -183,7 +184,7 @@ class World:
         self.clock = VirtualClock()
         self.latency_s = settings.latency_s
         self.trace = Trace(self.clock)
-        self.rows = MemoryRows()
+        self.rows = MemoryRows(INCARNATION)
         self.nth = Nth()
         self.index_nth = Nth()
         self.index_fault = Fault(Mishap.UNAVAILABLE)

@@ -10,7 +10,7 @@ from holdfast.base.randomness import Randomness
 from holdfast.index.port import Index
 from holdfast.packs.named import NamedPacks
 from holdfast.recovery.journal import Journal
-from holdfast.recovery.snapshot import Snapshots
+from holdfast.recovery.snapshot import JOURNAL_BYTES_MIN, Snapshots
 from holdfast.recovery.upkeep import Upkeep
 
 BEHIND_TOLD_S = 10.0
@@ -47,11 +47,15 @@ class Keeping:
         clock: Clock,
         randomness: Randomness,
         tell: Callable[[str], None],
+        *,
+        journal_bytes_min: int = JOURNAL_BYTES_MIN,
     ) -> None:
         self._index = index
         self._clock = clock
         self.journal = Journal(index, packs, clock, randomness, tell)
-        self.snapshots = Snapshots(index, packs, self.journal, clock, randomness)
+        self.snapshots = Snapshots(
+            index, packs, self.journal, clock, randomness, journal_bytes_min=journal_bytes_min
+        )
         self.upkeep = Upkeep(packs, self.journal, writable, clock, randomness)
 
     @property

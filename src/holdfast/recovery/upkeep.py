@@ -67,6 +67,15 @@ class Upkeep:
         """How many names are to be read that were due; at least 1 while that has not begun."""
         return len(self._to_tend) + (self._clock.monotonic() >= self._tend_at)
 
+    def tend_now(self) -> None:
+        """Look at all that is kept, without waiting for the day to pass."""
+        self._tend_at = self._clock.monotonic()
+
+    @property
+    def is_tending(self) -> bool:
+        """Whether there is something left to look at."""
+        return bool(self._to_tend) or self._tend_at <= self._clock.monotonic()
+
     async def step(self) -> bool:
         """Tend one name, or put one run of pieces together."""
         if not self._journal.is_open:
