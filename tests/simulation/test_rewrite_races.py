@@ -152,8 +152,19 @@ async def rewrite(world: World, pack: PackId, reason: str) -> Rewritten:
     return await world.call(lambda _: request())
 
 
-async def settle(world: World, kept: list[str], began: float, tell: str) -> None:
-    """What has to hold in the end."""
+def named(world: World) -> set[tuple[str, str]]:
+    """Store and name of every shard that a row names."""
+    return {
+        (place.store, f"{row.key[5:].decode()}.{place.shard}.{place.attempt}")
+        for row in scan(world, b"pack/")
+        for place in decode_row(row.value).places
+    }
+
+
+async def settle(
+    world: World, kept: list[str], began: float, before: set[tuple[str, str]], tell: str
+) -> None:
+    """What has to hold in the end. `before` are the shards that rows named before it all."""
     for key in kept:
         assert await read(world, key) == make_bytes(key, SIZE if key == LARGE else 5000), f"{tell}: {key}"
     for pack in [PackId(bytes.fromhex(row.key[5:].decode())) for row in scan(world, b"pack/")]:
@@ -166,6 +177,9 @@ async def settle(world: World, kept: list[str], began: float, tell: str) -> None
         assert len(set(stores)) == len(stores), f"{tell}: two shards on one store"
     for key in kept:
         assert await read(world, key) == make_bytes(key, SIZE if key == LARGE else 5000), f"{tell}: {key}"
+    # What a row once named has no excuse: it was declared dead together with whatever took its place.
+    left = {(str(slot.memory.id), name) for slot in world.slots for name in slot.memory.medium}
+    assert (before - named(world)) & left == set(), tell
     window = [(began, world.clock.monotonic())]
     await check_accounts(world, window)
     check_strays(world, window)
@@ -188,7 +202,7 @@ async def one_failure(reason: str, way: str, n: int) -> bool:
         part.strikes = nth.strikes  # type: ignore[method-assign]
         part.after = nth.after
     nth.left = n
-    began = world.clock.monotonic()
+    before, began = named(world), world.clock.monotonic()
     try:
         outcome = await rewrite(world, pack, reason)
         assert nth.fires or outcome is Rewritten.DONE, f"{tell}: {outcome}"
@@ -200,7 +214,7 @@ async def one_failure(reason: str, way: str, n: int) -> bool:
         await world.start()
         await world.node.chores.close()
     world.index.faults.clear()
-    await settle(world, [LARGE, KEPT, DELETED], began, tell)
+    await settle(world, [LARGE, KEPT, DELETED], began, before, tell)
     return nth.fires > 0
 
 
@@ -222,7 +236,7 @@ async def one_race(seed: int) -> None:
     world = World(tell, SimulationSettings(stores=chance.choice((6, 7))))
     pack = await prepare(world, reasons[0])
     clock = world.clock
-    began = clock.monotonic()
+    before, began = named(world), clock.monotonic()
     kept = [KEPT]
     crash_at = chance.uniform(0.0, 0.06) if chance.random() < 0.3 else None
     if chance.random() < 0.4:
@@ -286,7 +300,7 @@ async def one_race(seed: int) -> None:
     await clock.sleep(1.0)
     world.index.faults.clear()
     await world.node.chores.close()
-    await settle(world, kept, began, tell)
+    await settle(world, kept, began, before, tell)
 
 
 @pytest.mark.parametrize("part", range(4))
