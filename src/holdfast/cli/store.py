@@ -7,7 +7,7 @@ import typer
 
 from holdfast.base.clock import SystemClock
 from holdfast.cli.options import ConfigOption, DataOption, JsonOption, config_file, read_config
-from holdfast.node.config import Given
+from holdfast.node.config import Given, absolute
 
 app = typer.Typer(
     help="The stores of the running node: see, add, empty, replace, remove.", no_args_is_help=True
@@ -86,7 +86,7 @@ def _command(action: str, asked: dict[str, str], data: Path | None, config: Path
 
 
 def _whole(path: Path) -> str:
-    return str(Path.cwd() / path.expanduser())
+    return str(absolute(path, Path.cwd()))
 
 
 def _yes(given: bool) -> str:

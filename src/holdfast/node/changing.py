@@ -12,7 +12,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Fenced
+from holdfast.base.errors import Fenced, HoldfastError
+from holdfast.health.prober import PROBE_TIMEOUT_S
 from holdfast.node.cluster import REMOVED, REPLACED, Draining, Labels, Retired, Slot
 from holdfast.node.config import StorePlace
 from holdfast.node.keeper import Held, Keeper
@@ -104,6 +105,10 @@ class Changes:
                 f"{held.place.path} cannot be used for slot {held.place.slot!r}: {held.reason}",
                 hint="Name an empty directory.",
             )
+        try:
+            held.usage = await held.opened.usage(timeout_s=PROBE_TIMEOUT_S)
+        except HoldfastError:
+            held.usage = None  # the keeper asks again
 
     def _retired(self, slot: str, how: str) -> Retired:
         line = self._keeper.cluster.slots[slot]

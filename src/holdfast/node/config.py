@@ -123,13 +123,13 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
             if value is not None:
                 said[name] = value
     merged = Given(**said)  # type: ignore[arg-type]
-    data = _absolute(merged.data or DATA_DEFAULT, here)
+    data = absolute(merged.data or DATA_DEFAULT, here)
     stores = merged.stores or tuple(
         StorePlace(path=data / f"disk{number}", slot=f"disk{number}")
         for number in range(1, STORES_DEFAULT + 1)
     )
-    stores = tuple(replace(store, path=_absolute(store.path, here)) for store in stores)
-    index_dirs = tuple(_absolute(path, here) for path in merged.index_dirs or ())
+    stores = tuple(replace(store, path=absolute(store.path, here)) for store in stores)
+    index_dirs = tuple(absolute(path, here) for path in merged.index_dirs or ())
     _check_distinct([store.path for store in stores], "store")
     _check_distinct([store.slot for store in stores if store.slot], "slot")
     check_index_dirs(index_dirs)
@@ -150,7 +150,8 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
     )
 
 
-def _absolute(path: Path, here: Path) -> Path:
+def absolute(path: Path, here: Path) -> Path:
+    """The whole path of what is named from `here`."""
     # Not `resolve`: a path through a symbolic link stays the path the operator knows.
     joined = here / path.expanduser()
     parts: list[str] = []

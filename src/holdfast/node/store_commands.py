@@ -112,11 +112,9 @@ class StoreCommands:
                 f"Without {slot} the promise could not be kept: {'; '.join(price)}.",
                 hint="Add a store first, or say --force to accept that.",
             )
-        keeper.write(
-            keeper.cluster.with_slot(
-                slot, replace(line, draining=Draining.FORCED if forced else Draining.YES)
-            )
-        )
+        # Not `line`: another store may have moved in while the rows were looked through.
+        line = replace(keeper.cluster.slots[slot], draining=Draining.FORCED if forced else Draining.YES)
+        keeper.write(keeper.cluster.with_slot(slot, line))
         self._tell(f"store {slot} is being emptied")
         sentences = [f"{slot} takes nothing new; {_holds(cost)} move to the other stores."]
         sentences += [f"What it costs: {'; '.join(price)}."] if price else []
