@@ -68,7 +68,9 @@ class ChoreRunner:
 
     def start(self) -> None:
         """Begin."""
-        self._tasks = [asyncio.create_task(self._run(slot)) for slot in self._slots.values()]
+        self._tasks = [
+            asyncio.create_task(self._run(slot), name=f"chore {name}") for name, slot in self._slots.items()
+        ]
 
     async def close(self) -> None:
         """Stop where they are: every unit may be cut at any point."""
