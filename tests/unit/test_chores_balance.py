@@ -84,7 +84,7 @@ class Cluster:
         return max(abs(held[store] / room - even) / even for store, room in self.room.items())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.sampled_from([Scheme(4, 2), Scheme(1, 2), Scheme(3, 2)]),
@@ -105,7 +105,7 @@ def test_after_adding_stores_all_are_even_and_no_more_moved_than_a_tenth_above_t
     assert moved <= 1.1 * least
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(2, 5), min_size=8, max_size=10))
 def test_stores_of_unlike_size_come_to_hold_the_same_part_of_it(seed: int, sizes: list[int]) -> None:
     chance = random.Random(seed)
@@ -118,7 +118,7 @@ def test_stores_of_unlike_size_come_to_hold_the_same_part_of_it(seed: int, sizes
     assert moved <= 1.1 * least + 16 * MIB
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 4), st.integers(1, 3))
 def test_no_pack_is_spread_less_well_over_hosts_for_the_sake_of_space(
     seed: int, hosts: int, added: int
