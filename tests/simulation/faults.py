@@ -44,9 +44,6 @@ class DiskFault(Enum):
 PAIRWISE = "two disks swapped"
 """What it is called when two disks are in each other's places: two faults at once."""
 
-SILENT = (DiskFault.HANG, DiskFault.VANISH, DiskFault.SLOW)
-"""Those that the limit of 250 ms is promised for."""
-
 
 def begin(slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
     """From now on."""

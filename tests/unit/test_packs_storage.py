@@ -10,6 +10,7 @@ import pytest
 from holdfast.base.ids import shard_name
 from holdfast.index.port import ABSENT, Committed, Conflict, Expect, Transaction
 from holdfast.packs.errors import BelowFloor, TooFewShardsAnswer, TooManyShardsLost
+from holdfast.packs.hedging import UNCONDITIONAL_S
 from holdfast.packs.manifest import decode_manifest
 from holdfast.packs.model import (
     PACK_BYTES_MAX,
@@ -362,3 +363,22 @@ async def test_what_is_in_memory_is_rebuilt_at_once_and_verified_like_any_other(
         rig.memories[spoiled.store].damage(name, offset, 0xFF)
     assert bytes(await rig.packs.read_small(first)) == data[:4096]
     assert [shard for _, shard, _ in rig.damage] == [2]
+
+
+async def test_a_late_read_is_rebuilt_although_its_time_cannot_be_told_exactly() -> None:
+    """Begun at a moment after which 150 ms are a little less than 150 ms, once rounded."""
+    rig = build_rig()
+    written = await write(rig, RS, bytes(9000))
+    began = next(
+        moment / 10
+        for moment in range(10, 1000)
+        if (moment / 10 + UNCONDITIONAL_S) - moment / 10 < UNCONDITIONAL_S
+    )
+    await rig.clock.sleep(began - rig.clock.monotonic())
+    assert rig.clock.monotonic() == began
+    while rig.packs.reader.budget.spend():
+        pass
+    known = await rig.packs.rows.get(written.extent.pack)
+    rig.scripts[known.places[0].store].hang = True
+    assert await read_all(rig, [written.extent]) == bytes(9000)
+    assert rig.clock.monotonic() < began + 0.25

@@ -42,6 +42,10 @@ READ_TIMEOUT_S = 10.0
 OVERDUE_S = 0.060
 """A read that has not answered by then speaks against its store; before, it is only hedged."""
 
+TIMER_EARLY_S = 1e-6
+"""A timer may fire this much before its time: rounded, what is due now must not look as if it were to come,
+or it is waited for again and again without any time passing."""
+
 DamageReport = Callable[[PackId, int, str], None]
 """Told of a pack, a shard (-1: not one alone) and what is wrong with it."""
 
@@ -376,9 +380,9 @@ class Reader:
                         begin(plan.fail(shard))
                     else:
                         raise error
-                now = clock.monotonic()
+                now = clock.monotonic() + TIMER_EARLY_S
                 for shard in [shard for shard, moment in due.items() if moment <= now]:
-                    if now - began >= UNCONDITIONAL_S or self.budget.spend():
+                    if now >= began + UNCONDITIONAL_S or self.budget.spend():
                         del due[shard]
                         begin(plan.late(shard))
                     else:
