@@ -19,7 +19,8 @@ from tests.kit.virtual import VirtualClock
 
 @dataclass
 class Rig:
-    """Everything within reach of a test. `attached` is what packs see; take from it, put into it."""
+    """Everything within reach of a test. `attached` is what packs see; take from it, put into it. `topology`
+    is what they believe the installation to be."""
 
     clock: Clock
     randomness: SeededRandomness
@@ -31,7 +32,16 @@ class Rig:
     packs: Packs
     rewriter: Rewriter
     verifier: Verifier
+    houses: list[Topology]
     damage: list[tuple[PackId, int, str]] = field(default_factory=list)
+
+    @property
+    def topology(self) -> Topology:
+        return self.houses[-1]
+
+    @topology.setter
+    def topology(self, changed: Topology) -> None:
+        self.houses.append(changed)
 
     @property
     def stores(self) -> list[StoreId]:
@@ -63,12 +73,12 @@ def build_rig(
         )
         for store in ids
     }
-    topology = Topology(Location(store, device=store) for store in ids)
+    houses = [Topology(Location(store, device=store) for store in ids)]
     index = index or MemoryIndex(clock)
     damage: list[tuple[PackId, int, str]] = []
     packs = Packs(
         attached,
-        lambda: topology,
+        lambda: houses[-1],
         index,
         health,
         clock,
@@ -76,9 +86,20 @@ def build_rig(
         lambda pack, shard, what: damage.append((pack, shard, what)),
     )
     rewriter = Rewriter(
-        attached, lambda: topology, index, packs.rows, packs.reader, packs.writer, clock, randomness
+        attached, lambda: houses[-1], index, packs.rows, packs.reader, packs.writer, clock, randomness
     )
     verifier = Verifier(attached, index, packs.rows, packs.reader, clock)
     return Rig(
-        clock, randomness, memories, scripts, attached, index, health, packs, rewriter, verifier, damage
+        clock,
+        randomness,
+        memories,
+        scripts,
+        attached,
+        index,
+        health,
+        packs,
+        rewriter,
+        verifier,
+        houses,
+        damage,
     )

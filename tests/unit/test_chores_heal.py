@@ -19,12 +19,15 @@ from holdfast.index.port import Transaction
 from holdfast.packs.errors import TooFewShardsAnswer
 from holdfast.packs.model import PackRow, Place, debt_row, pack_row
 from holdfast.packs.quorum import Attempt
+from holdfast.packs.rewrite_plan import Reason, Target
+from holdfast.packs.rewriting import Rewritten
 from holdfast.packs.rows import KnownPack, encode_row
 from holdfast.packs.verifying import PackHealth
 from holdfast.packs.writing import encode
 from holdfast.scheme import Scheme
 from holdfast.stores.measured import MeasuredStore, Operation, StoreTally
 from holdfast.stores.port import Store
+from holdfast.topology import Location, Topology
 from tests.kit.rig import Rig, build_rig
 from tests.kit.virtual import VirtualClock
 from tests.unit.test_packs_storage import RS, read_all, write
@@ -286,6 +289,19 @@ async def test_a_store_that_drops_what_it_acknowledged_is_not_believed() -> None
     assert house.healed == [pack]
     after = await house.known(pack)
     assert unused[0] not in after.stores
+    assert (await rig.verifier.verify(after)).state is PackHealth.WHOLE
+
+
+async def test_a_shard_at_a_store_that_was_replaced_is_lost_whoever_reported_what() -> None:
+    rig = build_rig(8)
+    pack = (await write(rig, RS, random.Random(5).randbytes(100_000))).extent.pack
+    known = await rig.packs.rows.fresh(pack)
+    replaced = known.places[1].store
+    del rig.attached[replaced]
+    rig.topology = Topology(Location(store, device=store) for store in rig.stores if store != replaced)
+    assert await rig.rewriter.rewrite(pack, Reason.HEAL, Target(bad=(0,))) is Rewritten.DONE
+    after = await rig.packs.rows.fresh(pack)
+    assert replaced not in after.stores
     assert (await rig.verifier.verify(after)).state is PackHealth.WHOLE
 
 

@@ -151,8 +151,10 @@ class Repair:
     def report_lost(self, pack: PackId, shards: frozenset[int], what: str, left: int, size: int) -> None:
         """Shards are lost with their stores; `left` is how many more the pack can lose, `size` what is to be
         written. For walks over all rows: the most urgent of what they find is kept."""
-        if pack in self._at_work or pack in self._unproven or pack in self._put_off:
-            return
+        for wounds in (self._at_work, self._unproven, self._put_off):
+            if (wound := wounds.get(pack)) is not None:
+                wound.shards |= {shard: what for shard in shards if shard not in wound.shards}
+                return
         if self._new.find(pack) is not None:
             self._new.urgent(pack, left)
             return

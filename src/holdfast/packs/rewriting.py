@@ -114,7 +114,11 @@ class Rewriter:
             if shard in known.places
         }
         lost = {shard for shard, is_bad in judged.items() if is_bad} | set(known.missing)
-        lost |= {place_.shard for place_ in known.row.places if place_.store in target.gone}
+        lost |= {
+            place_.shard
+            for place_ in known.row.places
+            if place_.store in target.gone or self._is_gone(place_.store)
+        }
         lost |= known.places.keys() & set(target.condemned)
         plan = plan_rewrite(
             known.row,
@@ -265,11 +269,11 @@ class Rewriter:
 
     async def _is_bad(self, known: KnownPack, shard: int, well: Sequence[StoreId]) -> bool | None:
         """Whether a shard can't be read in full; None when its store did not let us look. That a store is
-        away is no proof, unless the topology does not know it any more: then it is gone for good. That its
+        away is no proof, unless it is gone for good. That its
         medium fails is one, if the store is `well` otherwise: what is written anew can be read again."""
         place_ = known.places[shard]
         if place_.store not in self._stores:
-            return self._topology().location(place_.store) is None
+            return self._is_gone(place_.store)
         try:
             await self._read_back(known, shard)
         except Damaged:
@@ -279,6 +283,10 @@ class Rewriter:
         except HoldfastError:
             return None
         return False
+
+    def _is_gone(self, store: StoreId) -> bool:
+        """Whether a store is no part of this installation any more, whatever anybody reported."""
+        return store not in self._stores and self._topology().location(store) is None
 
     def _new_attempt(self) -> int:
         """An attempt number that was never used: 32 random bits, and the store refuses a name twice."""
