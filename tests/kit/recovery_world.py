@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from holdfast.base.clock import Clock
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import Compact
+from holdfast.chores.rescheme import Waiting
 from holdfast.index.memory import MemoryIndex, MemoryRows
 from holdfast.index.port import Row
 from holdfast.objects.errors import NoSuchKey
@@ -83,7 +84,7 @@ async def make_world(seed: int) -> World:
         (keeping.snapshots.step, 0.5),
         (keeping.upkeep.step, 5.0),
         (collect.step, 0.3),
-        (compact.step, 0.3),
+        (Waiting(compact, lambda: not keeping.journal.is_sound).step, 0.3),
         (Sweep(disposal).step, 0.3),
     ]
     return World(rig, rows, objects, packs, keeping, chores)

@@ -28,6 +28,7 @@ from holdfast.packs.rows import PackRows, decode_row
 
 PAGE = 1000
 PACKS_AT_ONCE = 16
+PAGES_AT_ONCE = 25
 INTERVAL_S = 2.0
 REST_PACK_S = 0.01
 REST_ROW_S = 0.000_05
@@ -188,9 +189,13 @@ class Sweep:
         self.removed = 0
 
     async def step(self) -> bool:
-        """A page of each list."""
-        buried, self._buried = await self._disposal.sweep_buried(self._buried)
-        trash, self._trash = await self._disposal.sweep_trash(self._trash)
-        self.removed += buried + trash
-        # Pages of what is at stores that are away are not worth hurrying through.
+        """A page of each list, and more of them as long as there was nothing to remove: what is at stores
+        that are away must not hold up what others have room to give back for."""
+        buried = trash = 0
+        for _ in range(PAGES_AT_ONCE):
+            buried, self._buried = await self._disposal.sweep_buried(self._buried)
+            trash, self._trash = await self._disposal.sweep_trash(self._trash)
+            self.removed += buried + trash
+            if buried + trash or not (self._buried or self._trash):
+                break
         return buried + trash > 0

@@ -154,6 +154,11 @@ class Repair:
         for wounds in (self._at_work, self._unproven, self._put_off):
             if (wound := wounds.get(pack)) is not None:
                 wound.shards |= {shard: what for shard in shards if shard not in wound.shards}
+                if wounds is not self._at_work and left < wound.left:
+                    # What was put off can lose less than it could then: it is not left to rest.
+                    del wounds[pack]
+                    wound.left, wound.bytes = left, size
+                    self._new.add(pack, wound)
                 return
         if self._new.find(pack) is not None:
             self._new.urgent(pack, left)

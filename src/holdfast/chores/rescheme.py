@@ -52,8 +52,15 @@ class Rescheme:
     interval_s = 2.0
 
     def __init__(
-        self, index: Index, rewriter: Rewriter, decides: Decides, packs_total: Callable[[], int], clock: Clock
+        self,
+        index: Index,
+        rewriter: Rewriter,
+        decides: Decides,
+        packs_total: Callable[[], int],
+        clock: Clock,
+        others_mix: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._others_mix = others_mix
         self._index = index
         self._rewriter = rewriter
         self._decides = decides
@@ -69,6 +76,12 @@ class Rescheme:
         self.active = True
         self.rewritten = 0
         self.last_error = ""
+
+    @property
+    def in_the_way(self) -> bool:
+        """Whether others must not mix packs now: not while it rests because of packs that failed. What they
+        make meanwhile the next walk sees, and only a walk without failures takes marks away."""
+        return self.active and (self._walking or self._clock.monotonic() >= self._again)
 
     def progress(self) -> Progress:
         """Of the walk that is under way."""
@@ -102,8 +115,8 @@ class Rescheme:
             return False
         self._marks = await self._decides.marks()
         self.active = bool(self._marks)
-        if not self._marks:
-            return False
+        if not self._marks or self._others_mix():
+            return False  # what is being moved now would be committed behind the walk
         self._schemes = await self._decides.schemes()
         self._walking, self._next, self._page = True, _PACKS, []
         self._looked = self._changed = self._failed = 0
@@ -135,7 +148,13 @@ class Rescheme:
         if decision.promised != promised:
             outcome = await self._rewriter.rewrite(pack, Reason.SCHEME, Target(promised=decision.promised))
             # What is not possible now is on record as owed from here on.
-            changed = outcome in (Rewritten.DONE, Rewritten.NOT_POSSIBLE_NOW, Rewritten.OVERTAKEN)
+            changed = outcome in (Rewritten.DONE, Rewritten.OVERTAKEN)
+            if outcome is Rewritten.NOT_POSSIBLE_NOW:
+                (found,) = await self._index.get([debt_row(pack)])
+                changed = found is not None and _debt.decode(found.value).promised == decision.promised
+                if not changed:
+                    self._failed += 1
+                    self.last_error = "there are too few stores that can be written"
         if decision.leaving:
             await self._decides.divide(pack, decision.leaving)
             changed = True
@@ -149,7 +168,12 @@ class Waiting:
         self._chore = chore
         self._busy = busy
         self.name = chore.name
-        self.interval_s = chore.interval_s
+        self.at_work = False
+
+    @property
+    def interval_s(self) -> float:
+        """As the chore's, which may change."""
+        return self._chore.interval_s
 
     def progress(self) -> Progress:
         """As the chore's."""
@@ -157,4 +181,10 @@ class Waiting:
 
     async def step(self) -> bool:
         """As the chore's, unless it waits."""
-        return False if self._busy() else await self._chore.step()
+        if self._busy():
+            return False
+        self.at_work = True
+        try:
+            return await self._chore.step()
+        finally:
+            self.at_work = False

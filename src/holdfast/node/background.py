@@ -135,9 +135,11 @@ class Background:
         self._default_m = health.ejections_max
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
         self._compact: Compact | None = None
+        self._merging: Waiting | None = None
         self._collect: Collect | None = None
         self.named = NamedPacks(stores, topology, health, clock, randomness, lambda: scheme, room=keeper.room)
         self.keeping = Keeping(index, self.named, self._writable, clock, randomness, tell)
+        self.keeping.journal.room_is_needed = self._room_is_needed
         self.drain = Drain(index, rewriter, lambda: leaving_of(keeper), clock)
         self.rebalance = Rebalance(
             index, rewriter, lambda: fills_of(keeper, self.census), topology, self._is_urgent, clock
@@ -153,6 +155,7 @@ class Background:
             objects.rescheming(self._giving_way),
             lambda: self.census.last.packs,
             self._clock,
+            lambda: self._merging is not None and self._merging.at_work,
         )
         chores: list[Chore] = [
             self.repair,
@@ -165,7 +168,7 @@ class Background:
             *self.keeping.chores,
             self.drain,
             self.rebalance,
-            rescheme,
+            Waiting(rescheme, lambda: not self.keeping.journal.is_sound),
             *more,
         ]
         if self._may_delete:
@@ -181,7 +184,10 @@ class Background:
             self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
             audit = Audit(index, objects.auditing(self._giving_way).audit, self._clock)
             # What is being given another scheme must not be mixed with what has the old one still.
-            merging = Waiting(compact, lambda: rescheme.active)
+            # And while recovery would look for things where they were, nothing is moved.
+            self._merging = merging = Waiting(
+                compact, lambda: rescheme.in_the_way or not self.keeping.journal.is_sound
+            )
             chores += [self._collect, Sweep(disposal), strays, merging, audit]
         self.runner = self._make_runner(chores)
         self.runner.start()
@@ -280,6 +286,14 @@ class Background:
 
     def _is_up(self, store: StoreId) -> bool:
         return self._health.readable(store) or self._health.writable(store)
+
+    def _room_is_needed(self) -> bool:
+        """Whether a store is full: then dead shards go although the journal does not say so yet."""
+        return any(
+            held.id is not None
+            and (self._health.is_full(held.id) or (held.usage is not None and not held.usage.bytes_free))
+            for held in self._keeper.held.values()
+        )
 
     def _is_urgent(self) -> bool:
         """Whether something goes on that is worth more than stores that are equally full."""

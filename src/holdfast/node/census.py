@@ -6,6 +6,7 @@ shard counts as there only while its store is attached and not known to be down;
 right is for `verify` to say.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -101,6 +102,7 @@ class Census:
         self._done = Count(topology())
         self._done_at = self._done.began_at = clock.monotonic()
         self.on_counted: Callable[[Count], None] = _nobody_asks
+        self._one_by_one = asyncio.Lock()
 
     @property
     def survives(self) -> dict[Level, int]:
@@ -128,6 +130,10 @@ class Census:
 
     async def step(self) -> bool:
         """Count one page; False when a walk has ended."""
+        async with self._one_by_one:
+            return await self._step()
+
+    async def _step(self) -> bool:
         count = self._count
         if count is None:
             count = self._count = Count(self._topology())
@@ -149,9 +155,10 @@ class Census:
 
     async def whole(self) -> None:
         """Finish the walk under way, or make one, at once; for who asks for the status now."""
-        self._count = None
-        while await self.step():
-            await self._clock.sleep(0)
+        async with self._one_by_one:
+            self._count = None
+            while await self._step():
+                await self._clock.sleep(0)
 
     async def _count_debts(self) -> int:
         start, debts = _DEBTS, 0

@@ -7,7 +7,7 @@ restarts; a store that was replaced goes only after a walk over all packs found 
 been away for as long.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,6 +21,9 @@ from holdfast.node.keeper import Held, Keeper
 SPARE_PATIENCE_S = 60.0
 """Longer than a restart of a machine's disks or a cable that is plugged in again; a spare that started for
 nothing costs nothing but being one."""
+
+
+LOOK_AGAIN_S = 60.0
 
 
 class SlotView(Struct, frozen=True):
@@ -65,7 +68,10 @@ class Housekeeping:
         tell: Callable[[str], None],
         *,
         patience_s: float = SPARE_PATIENCE_S,
+        is_needed: Callable[[StoreId], Awaitable[bool]] | None = None,
     ) -> None:
+        self._is_needed = is_needed
+        self._look_again: dict[StoreId, float] = {}
         self._patience_s = patience_s
         self._keeper = keeper
         self._health = health
@@ -104,6 +110,18 @@ class Housekeeping:
             return now - self._health.since(held.id)
         return 0.0
 
+    async def _must_wait(self, store: StoreId) -> bool:
+        """Whether a pack could not be read any more without a store: who lets go of it now will not take it
+        back when it returns. All packs are asked, so not too often."""
+        if self._is_needed is None:
+            return False
+        now = self._clock.monotonic()
+        if now < self._look_again.get(store, now):
+            return True
+        needed = await self._is_needed(store)
+        self._look_again = {store: now + LOOK_AGAIN_S} if needed else {}
+        return needed
+
     async def _let_go_of_replaced(self, view: SlotView) -> None:
         line = self._keeper.cluster.slots.get(view.slot)
         if line is None or not line.known_as or view.store is None:
@@ -111,6 +129,6 @@ class Housekeeping:
         if self._is_empty(view.store):
             await self._changes.dismiss(view.slot)
             self._tell(f"{line.path} is empty and no longer needed: {line.known_as} has taken its place")
-        elif view.away_s > self._patience_s:
+        elif view.away_s > self._patience_s and not await self._must_wait(view.store):
             await self._changes.dismiss(view.slot)
             self._tell(f"{line.path}, which {line.known_as} replaced, is gone: the rest is made again")

@@ -11,7 +11,7 @@ own, so that nobody looks there for what the old one held.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -118,6 +118,7 @@ class Keeper:
         seen = await self._look_at_all(places)
         cluster = known_now if known else cluster_from(seen) or new_cluster(self._randomness)
         places = assign_slots(places, cluster, seen)
+        await self._check_mounted(places, cluster, seen)
         self.cluster = cluster
         for place in places:
             if place.slot not in cluster.slots:
@@ -128,6 +129,29 @@ class Keeper:
             self.held[place.slot] = Held(place, device=self.cluster.slots[place.slot].device)
         await asyncio.gather(*[self._attach_first(held, cluster) for held in self.held.values()])
         self.remap()
+
+    async def _check_mounted(
+        self, places: Iterable[StorePlace], cluster: Cluster, seen: Mapping[Path, Identity]
+    ) -> None:
+        """An empty directory in the place of a store is taken for a new one, and the old one is given up.
+        When that would be more than can be lost, it is rather that they are not mounted yet."""
+        empty = []
+        for place in places:
+            line = cluster.slots.get(place.slot)
+            if line is None or line.store is None or place.path in seen:
+                continue
+            try:
+                found = await inspect(place.path, timeout_s=ATTACH_TIMEOUT_S)
+            except HoldfastError:
+                continue
+            if judge(found, Expected(cluster.cluster, place.slot)).attachment is Attachment.NEW:
+                empty.append(str(place.path))
+        if len(empty) > self._config.scheme.m:
+            raise Fenced(
+                f"{len(empty)} directories that held stores are empty: {', '.join(empty)}.",
+                hint="Are the disks mounted? If they are lost, let at most "
+                f"{self._config.scheme.m} be replaced at a time.",
+            )
 
     async def _look_at_all(self, places: Iterable[StorePlace]) -> dict[Path, Identity]:
         """Who the stores say they are, as far as they can be read."""

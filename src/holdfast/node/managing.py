@@ -13,6 +13,7 @@ from holdfast.node.config import Config
 from holdfast.node.housekeeping import SPARE_PATIENCE_S, Housekeeping
 from holdfast.node.index import Members
 from holdfast.node.keeper import Keeper
+from holdfast.node.leaving import cost_of_leaving
 from holdfast.node.membership import Membership
 from holdfast.node.store_commands import StoreCommands
 from holdfast.node.store_list import StoreLister
@@ -41,6 +42,10 @@ class StoreManaging:
         def is_up(store: StoreId) -> bool:
             return health.readable(store) or health.writable(store)
 
+        async def is_needed(store: StoreId) -> bool:
+            there = frozenset(one for one in keeper.attached if is_up(one))
+            return (await cost_of_leaving(index, store, there, there)).lost > 0
+
         self._commands = StoreCommands(keeper, changes, membership, index, is_up, config.scheme, tell)
         self._lister = StoreLister(keeper, health, membership, background.census, drain, background.rebalance)
         self.housekeeping = Housekeeping(
@@ -51,6 +56,7 @@ class StoreManaging:
             clock,
             tell,
             patience_s=min(SPARE_PATIENCE_S, config.chores.away_patience_s),
+            is_needed=is_needed,
         )
 
     def routes(self) -> Mapping[str, Route]:

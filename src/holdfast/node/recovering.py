@@ -47,6 +47,7 @@ from holdfast.stores.port import Attachment, Store
 
 ATTACH_TIMEOUT_S = 30.0
 SCRATCH_NAME = "recovery.tmp"
+ASIDE = ".before-recovery"
 TOLD_MAX = 100
 
 Tell = Callable[[str], None]
@@ -98,6 +99,7 @@ class _Run:
         self._found: list[StoreFound] = []
         self._remains: list[tuple[tuple[int, int], str, Path]] = []
         self._revision = 0
+        self._number = 0
 
     async def run(self, stack: AsyncExitStack) -> Report:
         began = self._clock.monotonic()
@@ -110,6 +112,8 @@ class _Run:
         members = self._check_no_index()
         names = await find_names(stores, PREFIX)
         lineage = newest_lineage(names, self._wanted.incarnation)
+        # One more than any: one that was lost before its first snapshot is not made from, and has a number.
+        self._number = lineages_of(names.names)[0].number + 1
         scratch = Scratch(self._config.data / SCRATCH_NAME if self._config.data.is_dir() else None)
         stack.callback(scratch.close)
         try:
@@ -303,7 +307,20 @@ class _Run:
                 self._remains.append((scan.tip, name, place))
             else:
                 failed[name] = "is empty"
+        self._look_aside(members)
         return choose(names, scans, failed) if scans else Choice(Verdict.TOO_FEW)
+
+    def _look_aside(self, members: Members) -> None:
+        """A recovery that was interrupted has set aside what it read on from."""
+        for name, member in members.all.items():
+            place = Path(member.place)
+            for aside in place.parent.glob(f"{place.name}{ASIDE}*"):
+                try:
+                    scan = look(DirectoryFolder(aside))
+                except HoldfastError:
+                    continue
+                if scan.incarnation is not None:
+                    self._remains.append((scan.tip, f"{name} ({aside.name})", aside))
 
     def _follow_log(self, scratch: Scratch, loaded: Loaded) -> tuple[Loaded, str, int]:
         """Go on with what the index's members that are left know beyond the journal's end. One of them: what
@@ -327,9 +344,11 @@ class _Run:
     def _say_whence(self, scratch: Scratch, loaded: Loaded) -> None:
         # Those that stores have noted, too: of a recovery that was interrupted nothing else is left.
         noted = sorted(self._noted() | ({self.cluster.incarnation} - {""}))
-        ancestors = dict.fromkeys((*loaded.ancestors, *noted, loaded.lineage.incarnation))
+        ancestors = dict.fromkeys(
+            (*loaded.ancestors, *noted, *sorted(loaded.later), loaded.lineage.incarnation)
+        )
         made_ms = int(self._clock.wall() * 1000)
-        row = LineageRow(FORMAT, loaded.lineage.number + 1, tuple(ancestors), made_ms)
+        row = LineageRow(FORMAT, self._number, tuple(ancestors), made_ms)
         scratch.apply(self._next(), ((LINEAGE_ROW, encode_lineage(row)),), ())
 
     async def _write(self, scratch: Scratch, incarnation: str, members: Members) -> list[str]:
@@ -352,10 +371,10 @@ class _Run:
             place = Path(member.place)
             if not place.is_dir() or not any(place.iterdir()):
                 continue
-            to, number = place.with_name(f"{place.name}.before-recovery"), 1
+            to, number = place.with_name(f"{place.name}{ASIDE}"), 1
             while to.exists():
                 number += 1
-                to = place.with_name(f"{place.name}.before-recovery-{number}")
+                to = place.with_name(f"{place.name}{ASIDE}-{number}")
             place.rename(to)
             moved.append(str(to))
         return moved
@@ -403,7 +422,7 @@ class _Run:
             stores=tuple(self._found),
             incarnation_before=loaded.lineage.incarnation,
             incarnation=incarnation,
-            lineage=loaded.lineage.number + 1,
+            lineage=self._number,
             snapshot=loaded.snapshot.head if loaded.snapshot else "",
             snapshot_revision=loaded.head.through if loaded.head else 0,
             snapshot_rows=loaded.head.rows if loaded.head else 0,

@@ -38,7 +38,7 @@ from holdfast.packs.rewrite_plan import Plan, Reason, Step, Target, plan_rewrite
 from holdfast.packs.rows import KnownPack, PackRows, encode_row
 from holdfast.packs.writing import Encoded, Writer, encode
 from holdfast.scheme import Scheme
-from holdfast.stores.port import ShardUnreadable, Store
+from holdfast.stores.port import ShardUnreadable, Store, StoreFull
 from holdfast.topology import Topology
 
 READ_BACK_BYTES = 1 << 20
@@ -101,13 +101,24 @@ class Rewriter:
 
         Raises TooManyShardsLost or TooFewShardsAnswer when the pack can't be read, and the stores' errors.
         """
+        full: set[StoreId] = set()
+        while True:
+            known_full = len(full)
+            try:
+                return await self._once(pack, reason, target, full)
+            except StoreFull:
+                if len(full) == known_full:
+                    raise  # whoever said so, it was none of the new homes
+
+    async def _once(self, pack: PackId, reason: Reason, target: Target, full: set[StoreId]) -> Rewritten:
+        """One plan, without the homes that were found to be full; one more of them is added to `full`."""
         try:
             known = await self._rows.fresh(pack)
         except PackGone:
             return Rewritten.GONE
         (found,) = await self._index.get([debt_row(pack)])
         debt = _decoder.decode(found.value) if found else None
-        candidates = self._writer.candidates(set(target.gone), 0)
+        candidates = self._writer.candidates({*target.gone, *full}, 0)
         judged = {
             shard: await self._is_bad(known, shard, candidates)
             for shard in target.bad
@@ -133,10 +144,10 @@ class Rewriter:
         sources = _Sources(_without(known, target.condemned), frozenset(lost))
         match plan.step:
             case Step.ANEW:
-                return await self._carry_out(job, await self._anew(sources, plan.scheme), keep=())
+                return await self._carry_out(job, await self._anew(sources, plan.scheme), (), full)
             case Step.REPLACE:
                 keep = tuple(place_ for place_ in known.row.places if place_.shard not in plan.homes)
-                return await self._carry_out(job, await self._shards(sources, plan), keep)
+                return await self._carry_out(job, await self._shards(sources, plan), keep, full)
             case Step.FORGIVE:
                 return await self._record(known, (), (debt_row(pack),), Rewritten.DONE)
             case Step.OWE:
@@ -198,7 +209,9 @@ class Rewriter:
         first, count = known.layout.blocks_of(stripe)
         return await self._reader.shard_blocks(known, shard, first, count)
 
-    async def _carry_out(self, job: "_Job", encoded: Encoded, keep: tuple[Place, ...]) -> Rewritten:
+    async def _carry_out(
+        self, job: "_Job", encoded: Encoded, keep: tuple[Place, ...], full: set[StoreId]
+    ) -> Rewritten:
         """Write the shards, read them back, move the row. Whatever fails, the old row stays true."""
         known, pack = job.known, job.known.pack
         row = replace(known.row, scheme=job.plan.scheme, places=())
@@ -207,7 +220,11 @@ class Rewriter:
         try:
             for attempt in attempts:
                 written.append(attempt)
-                await self._writer.put_shard(pack, row, encoded, attempt)
+                try:
+                    await self._writer.put_shard(pack, row, encoded, attempt)
+                except StoreFull:
+                    full.add(attempt.store)
+                    raise
             added = tuple(Place(attempt.shard, attempt.store, attempt.attempt) for attempt in attempts)
             places = tuple(sorted((*keep, *added), key=lambda place: place.shard))
             after = KnownPack(pack, replace(row, places=places), known.revision)

@@ -120,6 +120,8 @@ async def _read(
 
 
 def _is_young(manifest: Manifest, loaded: Loaded) -> bool:
+    if manifest.incarnation in loaded.later:
+        return True
     return manifest.incarnation == loaded.lineage.incarnation and manifest.revision >= loaded.window
 
 

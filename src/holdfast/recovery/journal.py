@@ -36,6 +36,12 @@ PIECE_BYTES = 1 << 20
 PATIENCE_S = 60.0
 """How long shards that are dead wait to be removed until the journal says that they are."""
 
+SOUND_S = 5.0
+"""How far behind the journal may be before nothing that is needed is moved any more."""
+
+ANEW_PATIENCE_S = 3600.0
+"""How long dead shards wait for the snapshot that closes a gap: it cannot be made where no room is left."""
+
 _CHANGES_AT_ONCE = 128
 
 
@@ -81,6 +87,7 @@ class Journal:
         self._pending_at = Position(0, b"", 0)
         self._covered_at = clock.monotonic()
         self._failing = False
+        self.room_is_needed: Callable[[], bool] = _never
         self.lineage: Lineage | None = None
         self.ancestors: tuple[str, ...] = ()
         self.position = Position(0, b"", 0)
@@ -89,6 +96,9 @@ class Journal:
         """Whether the journal knows more than the index: nothing may be deleted on the index's word."""
         self.starts_anew = False
         """Whether what was written before does not lead to where the journal is: a snapshot is due."""
+        self._anew_since = 0.0
+        self.gaps = 0
+        """How often something was found that cannot be read: a snapshot begun before does not help."""
         self.generation = 0
         """Grows when the journal begins anew: what was being made of the old one is of no use."""
         self.sizes: dict[str, int] = {}
@@ -102,9 +112,24 @@ class Journal:
     def covers(self, revision: int) -> bool:
         """Whether what was committed at `revision` is in the journal, so that recovery knows of it. When the
         journal has been behind for too long, it is not waited for: room has to come back."""
-        if self.is_ahead:
-            return False
-        return revision <= self.position.revision or self.behind_s() > PATIENCE_S
+        if self.is_ahead or not self.is_open:
+            return False  # before it was opened nobody knows whether the index went back
+        if self.starts_anew:
+            # Recovery ends before the gap, however far the journal goes on behind it.
+            return self._clock.monotonic() - self._anew_since > ANEW_PATIENCE_S
+        if revision <= self.position.revision:
+            return True
+        # What was moved is lost to recovery with the place that it was moved from: only for want of room.
+        return self.room_is_needed() and self.behind_s() > PATIENCE_S
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether recovery would know now of what was committed a moment ago. While it would not, nothing
+        that is needed may be moved: the place that recovery knows would be emptied, and what was moved is
+        no reason to make anything."""
+        # Not `behind_s`: one that is paused is not behind while nothing is committed.
+        looked_s = self._clock.monotonic() - self._covered_at
+        return self.is_open and not self.is_ahead and not self.starts_anew and looked_s <= SOUND_S
 
     def behind_s(self) -> float:
         """For how long something has been committed that the journal does not have yet."""
@@ -114,8 +139,9 @@ class Journal:
 
     def damaged(self, name: str) -> None:
         """A name that recovery would need cannot be read: a snapshot makes it superfluous."""
+        self.gaps += 1
         if not self.starts_anew:
-            self.starts_anew = True
+            self.starts_anew, self._anew_since = True, self._clock.monotonic()
             self._tell(f"{name} cannot be read any more; a snapshot is made that does without it")
 
     async def step(self) -> bool:
@@ -220,12 +246,17 @@ class Journal:
         self.position = Position(revision, first_chain(self.lineage.incarnation, revision), 0)
         self._changes = None
         self._pending, self._pending_bytes = [], 0
-        self.starts_anew = revision > 0
+        self.starts_anew, self._anew_since = revision > 0, self._clock.monotonic()
         self.generation += 1
 
 
 _YOUNG = 10_000
 """An index that has seen fewer commits is journaled from its beginning, without a snapshot."""
+
+
+def _never() -> bool:
+    """Until somebody knows of full stores."""
+    return False
 
 
 class End(Struct, frozen=True):

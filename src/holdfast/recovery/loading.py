@@ -50,6 +50,9 @@ class Loaded(Struct, frozen=True):
     changed: Mapping[bytes, int]
     gap: str
     passed_over: tuple[str, ...]
+    later: frozenset[str] = frozenset()
+    """Incarnations that were made from this index and lost before their first snapshot: all that was begun
+    under them was begun behind the journal's end."""
 
 
 def newest_lineage(names: FoundNames, wanted: str) -> Lineage:
@@ -91,7 +94,9 @@ async def load(
         try:
             if not await loading.begin(snapshot, list(kept.pieces)):
                 continue
-            return await loading.follow(tuple(passed_over))
+            later = [one for one in lineages_of(names.names) if one.number > lineage.number]
+            loaded = await loading.follow(tuple(passed_over))
+            return replace(loaded, later=frozenset(one.incarnation for one in later))
         except HoldfastError as raised:
             error = raised
             what = snapshot.head if snapshot else "the journal from its beginning"

@@ -32,6 +32,7 @@ class _Making:
     def __init__(self, name: SnapshotName, generation: int, chain: bytes, journal_bytes: int) -> None:
         self.name = name
         self.generation = generation
+        self.gaps = 0
         self.chain = chain
         self.journal_bytes = journal_bytes
         self.next = b"\0"
@@ -123,6 +124,7 @@ class Snapshots:
         self._making = _Making(
             SnapshotName(journal.lineage, at.revision, nonce), journal.generation, at.chain, at.size
         )
+        self._making.gaps = journal.gaps
 
     async def _read_on(self, making: _Making) -> None:
         if not making.read_all and making.rows_bytes < self._page_bytes:
@@ -190,7 +192,8 @@ class Snapshots:
         journal = self._journal
         earlier = journal.snapshot
         journal.snapshot = LastSnapshot(making.name, head)
-        journal.starts_anew = False
+        if making.gaps == journal.gaps:
+            journal.starts_anew = False
         self._making = None
         self.made += 1
         names = await self._packs.list(PREFIX)

@@ -105,6 +105,8 @@ class Upkeep:
         names = await self._packs.list(PREFIX)
         # What was removed because a snapshot does without it is no worry any more.
         self.lost.intersection_update(names)
+        for gone in self._journal.sizes.keys() - set(names):
+            del self._journal.sizes[gone]
         return [name for name in names if lineage_of(name) == self._journal.lineage]
 
     async def _tend(self, name: str) -> None:
