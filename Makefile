@@ -4,7 +4,7 @@
 #   make run         set up .venv and serve S3 on 127.0.0.1:9000 (ARGS="--port 9001" to change things)
 #   make check       format, lint, types, layers; under a minute
 #   make test        every test there is, after setting up what they need: the quick ones side by side,
-#                    then those marked slow (some of them measure) one after the other
+#                    then those marked slow, then those that measure time, one after the other
 #   make test-fast   the quick ones that start no node and need no client
 #   make sim SEEDS=n the simulation with n seeds
 #   make drill       every fault that one node must survive, under more load, with a table of what came of
@@ -45,12 +45,13 @@ check: $(VENV)/.stamp-dev
 
 test: $(VENV)/.stamp-dev $(CLIENTS)/.stamp $(VENV)/.stamp-tools
 	@failed=0
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(PYTEST_ARGS) || failed=1
-	$(BIN)/python -m pytest -q -m slow --durations=10 $(PYTEST_ARGS) || failed=1
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not alone" $(PYTEST_ARGS) || failed=1
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "slow and not alone" --durations=10 $(PYTEST_ARGS) || failed=1
+	$(BIN)/python -m pytest -q -m alone $(PYTEST_ARGS) || failed=1
 	exit $$failed
 
 test-fast: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" tests/unit tests/conformance tests/simulation $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not alone" tests/unit tests/conformance tests/simulation $(PYTEST_ARGS)
 
 sim: $(VENV)/.stamp-dev
 	HOLDFAST_SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation $(PYTEST_ARGS)

@@ -91,7 +91,7 @@ async def in_a_thread(work: Callable[[], None]) -> None:
         raise error
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_no_callback_holds_the_loop_for_long(tmp_path: Path) -> None:
     keep_large_buffers()
 
@@ -126,7 +126,7 @@ def healed(before: ChoresStatus, now: ChoresStatus) -> bool:
     return repaired and now.scrub.packs_read > before.scrub.packs_read
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_chores_hold_the_loop_no_longer_than_clients(tmp_path: Path) -> None:
     """While scrub reads everything, and a store that came back empty is filled again and proven."""
     keep_large_buffers()
