@@ -53,6 +53,7 @@ class Changes:
             readable = held.opened is not None
             old = replace(held, place=replace(held.place, slot=_slot_of_old(slot, keeper.held)))
             redirected = "" if line.added else line.instead_of or line.path
+            redirected = redirected if redirected != str(path) else ""
             cluster = before.with_slot(slot, Slot(str(path), added=line.added, instead_of=redirected))
             if readable:
                 labels = Labels(old.place.region, old.place.zone, old.place.host)

@@ -48,7 +48,8 @@ class Labels(Struct, frozen=True):
 
 class Slot(Struct, frozen=True):
     """A store's place. `store` is None until one has moved in; `noted` is the index revision that it
-    was last known to have seen, `device` the disk it was last found on.
+    was last known to have seen, `device` the disk it was last found on, `mounted` whether its directory was
+    a mount point then.
 
     The rest is what commands said while the node ran. `added`: the configuration need not name it.
     `instead_of`: the path that the configuration may still name, of the directory that this one replaced.
@@ -64,6 +65,7 @@ class Slot(Struct, frozen=True):
     instead_of: str = ""
     known_as: str = ""
     stands_in_for: str = ""
+    mounted: bool = False
 
 
 class Retired(Struct, frozen=True):

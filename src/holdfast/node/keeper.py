@@ -3,7 +3,8 @@
 One slot is one line of the configuration. What must hold: only a directory that was judged to be the
 slot's own store, or an empty one, is ever written to; at most one open store stands for a slot; and an
 empty directory in a slot that had a store is a store that lost everything: it gets an identity of its
-own, so that nobody looks there for what the old one held.
+own, so that nobody looks there for what the old one held; unless it is what lies below the mount point of
+the slot's disk: then the disk is not mounted, and is waited for.
 
     attached   READY, or NEW and moved in        serves
     away       MISSING, or the disk fails         looked for every few seconds
@@ -63,6 +64,7 @@ class Held(Struct):
     opened: DirectoryStore | None = None
     store: Store | None = None
     device: str = ""
+    mounted: bool = False
     since: float = 0.0
     looked: float = 0.0
     usage: Usage | None = None
@@ -126,7 +128,8 @@ class Keeper:
                 self._note(place, None, None)
         write_cluster(data, self.cluster)
         for place in places:
-            self.held[place.slot] = Held(place, device=self.cluster.slots[place.slot].device)
+            line = self.cluster.slots[place.slot]
+            self.held[place.slot] = Held(place, device=line.device, mounted=line.mounted)
         await asyncio.gather(*[self._attach_first(held, cluster) for held in self.held.values()])
         self.remap()
 
@@ -192,7 +195,7 @@ class Keeper:
         found = await self._judge(place.path, expected, initialise=False)
         if found.judgement.attachment is Attachment.NEW:
             # Nobody is expected there any more, and that is written down before somebody new moves in.
-            self._note(place, None, None, device=held.device)
+            self._note(place, None, None, device=held.device, mounted=held.mounted)
             write_cluster(self._config.data, self.cluster)
             found = await self._judge(place.path, self._expected(place.slot), initialise=True)
         if found.store is None:
@@ -209,10 +212,17 @@ class Keeper:
             await self.let_go(held)
         slot = held.place.slot
         before = self.cluster.slots[slot]
-        if (opened.id, opened.device, str(held.place.path)) != (before.store, before.device, before.path):
-            self._note(held.place, opened.id, opened.identity.noted, device=opened.device)
+        found = (opened.id, opened.device, opened.mounted, str(held.place.path))
+        if found != (before.store, before.device, before.mounted, before.path):
+            self._note(
+                held.place,
+                opened.id,
+                opened.identity.noted,
+                device=opened.device,
+                mounted=opened.mounted,
+            )
             write_cluster(self._config.data, self.cluster)
-        held.opened, held.id, held.device = opened, opened.id, opened.device
+        held.opened, held.id, held.device, held.mounted = opened, opened.id, opened.device, opened.mounted
         held.attachment, held.reason = judgement.attachment, ""
         held.since = self._clock.monotonic()
         if self._decorate is not None:
@@ -454,7 +464,7 @@ class Keeper:
         told = await asyncio.gather(*[tell(held) for held in there])
         for held, done in zip(there, told, strict=True):
             if done and held.opened is not None:
-                self._note(held.place, held.opened.id, noted, device=held.device)
+                self._note(held.place, held.opened.id, noted, device=held.device, mounted=held.mounted)
         write_cluster(self._config.data, self.cluster)
 
     async def close(self) -> None:
@@ -494,7 +504,9 @@ class Keeper:
 
     def _expected(self, slot: str) -> Expected:
         line = self.cluster.slots[slot]
-        return Expected(self.cluster.cluster, line.known_as or slot, line.store, line.noted)
+        return Expected(
+            self.cluster.cluster, line.known_as or slot, line.store, line.noted, line.device, line.mounted
+        )
 
     async def _judge(self, path: Path, expected: Expected, *, initialise: bool) -> Attached:
         return await attach(
@@ -508,10 +520,16 @@ class Keeper:
         )
 
     def _note(
-        self, place: StorePlace, store: StoreId | None, noted: Noted | None, *, device: str = ""
+        self,
+        place: StorePlace,
+        store: StoreId | None,
+        noted: Noted | None,
+        *,
+        device: str = "",
+        mounted: bool = False,
     ) -> None:
         line = self.cluster.slots.get(place.slot) or Slot("")
-        line = replace(line, path=str(place.path), store=store, noted=noted, device=device)
+        line = replace(line, path=str(place.path), store=store, noted=noted, device=device, mounted=mounted)
         self.cluster = self.cluster.with_slot(place.slot, line)
 
     def remap(self) -> None:

@@ -235,7 +235,9 @@ class _Run:
             self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), state))
             return
         stack.push_async_callback(opened.close)
-        held = Held(place, Attachment.READY, "", opened.id, opened, opened, opened.device)
+        held = Held(
+            place, Attachment.READY, "", opened.id, opened, opened, opened.device, mounted=opened.mounted
+        )
         self.held[place.slot] = held
         self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), "used"))
 
@@ -391,6 +393,7 @@ class _Run:
                 store=held.opened.id,
                 noted=None,
                 device=held.device,
+                mounted=held.mounted,
             )
             try:
                 await held.opened.note_revision(incarnation, self._revision, timeout_s=ATTACH_TIMEOUT_S)

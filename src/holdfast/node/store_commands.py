@@ -267,6 +267,8 @@ class StoreCommands:
             raise InvalidInput(f"{str(path)!r} is not the whole path of a directory:", hint="begin with /.")
         for name, held in self._keeper.held.items():
             other = held.place.path
+            if path == other and name == slot and held.attachment is Attachment.MISSING:
+                continue  # the directory that is empty because a disk is not mounted there
             if path == other:
                 raise InvalidInput(f"{path} is store {name} already.")
             if path.is_relative_to(other) or other.is_relative_to(path):

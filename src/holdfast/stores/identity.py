@@ -40,24 +40,30 @@ class Identity(Struct, frozen=True):
 
 class Expected(Struct, frozen=True):
     """What should be found at a slot. `store` and `noted` (the least that the store must have seen) are
-    what the index says of this slot; None when it says nothing."""
+    what the index says of this slot; None when it says nothing. `device` is the one that the slot's store
+    was last found on, empty when that is not known; `mounted` says that its directory was a mount point."""
 
     cluster: str
     slot: str
     store: StoreId | None = None
     noted: Noted | None = None
+    device: str = ""
+    mounted: bool = False
 
 
 class Found(Struct, frozen=True):
     """What is there. `identity` when one could be read, `problem` when one is there and could not;
     `strangers` are a few entries that are not ours. `changed` are the times of the last changes of the
-    directory and of its shards' folder: while they move, somebody is at work in it."""
+    directory and of its shards' folder: while they move, somebody is at work in it. `device`, and whether
+    the directory is a mount point (`mounted`), are looked up where it is empty."""
 
     exists: bool
     identity: Identity | None = None
     problem: str = ""
     strangers: tuple[str, ...] = ()
     changed: tuple[int, ...] = ()
+    device: str = ""
+    mounted: bool = False
 
 
 class Judgement(Struct, frozen=True):
@@ -75,7 +81,7 @@ def judge(found: Found, expected: Expected) -> Judgement:
         return Judgement(Attachment.FOREIGN, found.problem)
     identity = found.identity
     if identity is None:
-        return _judge_nameless(found)
+        return _judge_nameless(found, expected)
     if identity.cluster != expected.cluster:
         return Judgement(
             Attachment.FOREIGN,
@@ -107,12 +113,26 @@ def index_went_back(identity: Identity, current: Noted) -> bool:
     return seen is not None and seen.incarnation == current.incarnation and seen.revision > current.revision
 
 
-def _judge_nameless(found: Found) -> Judgement:
+def is_unmounted(found: Found, expected: Expected) -> bool:
+    """Whether a directory is what is below the mount point of the slot's disk, as far as can be told: not a
+    mount point, while the slot's store was one or lay on another device. Two partitions of a disk are one
+    device, and names of devices may change at a start, so neither fact is enough alone."""
+    elsewhere = bool(expected.device and found.device) and found.device != expected.device
+    return not found.mounted and (expected.mounted or elsewhere)
+
+
+def _judge_nameless(found: Found, expected: Expected) -> Judgement:
     if found.strangers:
         return Judgement(
             Attachment.FOREIGN,
             f"It has no Holdfast identity and is not empty (there is {', '.join(found.strangers)}). "
             "Give an empty directory, or move what is in it elsewhere.",
+        )
+    if is_unmounted(found, expected):
+        return Judgement(
+            Attachment.MISSING,
+            "Its disk is not mounted: mount it. To use the empty directory that is there as a new store, say "
+            f"`holdfast store replace {expected.slot}` with its path.",
         )
     return Judgement(Attachment.NEW, "It is empty.")
 

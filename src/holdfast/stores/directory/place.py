@@ -21,6 +21,7 @@ from holdfast.base.errors import Damaged, Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.stores.directory.blobs import LOCK, SHARDS, TEMPORARY, Root
 from holdfast.stores.directory.descriptors import Descriptor
+from holdfast.stores.directory.device import device_name
 from holdfast.stores.directory.failures import failure_of
 from holdfast.stores.directory.files import FOLDER, Files
 from holdfast.stores.identity import (
@@ -185,7 +186,19 @@ def _find(files: Files, root: Descriptor) -> Found:
     strangers = sorted(names - _OURS - _NOBODYS)
     if SHARDS in names and _has_blobs(files, root):
         strangers.append(f"{SHARDS}/ with blobs in it")
-    return Found(exists=True, strangers=tuple(strangers[:_STRANGERS_TOLD]), changed=changed)
+    return Found(
+        exists=True,
+        strangers=tuple(strangers[:_STRANGERS_TOLD]),
+        changed=changed,
+        device=device_name(files.status_of(root.number), files.space(root.number)),
+        mounted=is_mount_point(files, root),
+    )
+
+
+def is_mount_point(files: Files, root: Descriptor) -> bool:
+    """Whether an open directory is where a file system was mounted. Raises OSError."""
+    here, above = files.status_of(root.number), files.status("..", folder=root.number)
+    return here.st_dev != above.st_dev or here.st_ino == above.st_ino
 
 
 def _changed(files: Files, root: Descriptor, has_shards: bool) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from holdfast.stores.directory.descriptors import Descriptor
 from holdfast.stores.directory.device import device_name
 from holdfast.stores.directory.failures import READING, failure_of
 from holdfast.stores.directory.files import Files, SystemFiles
-from holdfast.stores.directory.place import IdentityFile, Opened, look, open_place
+from holdfast.stores.directory.place import IdentityFile, Opened, is_mount_point, look, open_place
 from holdfast.stores.directory.pool import Lane
 from holdfast.stores.identity import Expected, Found, Identity, Judgement, Noted
 from holdfast.stores.port import Range, StoreFailed, StoreFull, Usage, bytes_of, check_name, is_peekable
@@ -62,6 +62,13 @@ class Attached(NamedTuple):
     store: "DirectoryStore | None"
 
 
+class Whereabouts(NamedTuple):
+    """The device that a directory lies on, and whether it is a mount point."""
+
+    device: str
+    mounted: bool
+
+
 async def attach(
     path: Path,
     expected: Expected,
@@ -85,7 +92,7 @@ async def attach(
     lanes = _Lanes.of(str(path), options)
     new = new_store_id(randomness) if initialise else None
     try:
-        opened, blobs, device = await lanes.other.run(
+        opened, blobs, on = await lanes.other.run(
             _open, files, path, expected, new, options, timeout_s=timeout_s
         )
     except BaseException:
@@ -94,7 +101,7 @@ async def attach(
     if blobs is None:
         lanes.close()
         return Attached(opened.judgement, opened.identity, None)
-    store = DirectoryStore(opened, blobs, device, lanes, files, clock=clock, randomness=randomness)
+    store = DirectoryStore(opened, blobs, on, lanes, files, clock=clock, randomness=randomness)
     return Attached(opened.judgement, opened.identity, store)
 
 
@@ -116,10 +123,10 @@ def _look(files: Files, path: Path) -> Found:
 
 def _open(
     files: Files, path: Path, expected: Expected, new: StoreId | None, options: DirectoryOptions
-) -> tuple[Opened, Blobs | None, str]:
+) -> tuple[Opened, Blobs | None, Whereabouts]:
     opened = open_place(files, str(path.absolute()), expected, new)
     if opened.root is None or opened.identity is None:
-        return opened, None, ""
+        return opened, None, Whereabouts("", False)
     blobs = Blobs(
         opened.identity.store,
         opened.root,
@@ -130,12 +137,17 @@ def _open(
     )
     try:
         blobs.perform("measuring", blobs.begin)
-        root = opened.root.root.number
-        device = blobs.perform("measuring", lambda: device_name(files.status_of(root), files.space(root)))
+        root = opened.root.root
+        on = blobs.perform("measuring", lambda: _whereabouts(files, root))
     except BaseException:
         blobs.let_go()
         raise
-    return opened, blobs, device
+    return opened, blobs, on
+
+
+def _whereabouts(files: Files, root: Descriptor) -> Whereabouts:
+    device = device_name(files.status_of(root.number), files.space(root.number))
+    return Whereabouts(device, is_mount_point(files, root))
 
 
 class _Lanes(NamedTuple):
@@ -159,13 +171,13 @@ class _Lanes(NamedTuple):
 
 class DirectoryStore:
     """One directory as a store. Made by `attach`. `device` names the disk it lies on: directories with
-    the same one are one failure domain."""
+    the same one are one failure domain. `mounted` says whether the directory is a mount point."""
 
     def __init__(
         self,
         opened: Opened,
         blobs: Blobs,
-        device: str,
+        on: Whereabouts,
         lanes: _Lanes,
         files: Files,
         *,
@@ -174,7 +186,7 @@ class DirectoryStore:
     ) -> None:
         assert opened.identity is not None
         assert opened.root is not None
-        self.device = device
+        self.device, self.mounted = on
         self._id = opened.identity.store
         self._path = blobs.path
         self._identity = IdentityFile(files, opened.root, opened.identity)
