@@ -170,3 +170,20 @@ async def test_a_lease_costs_no_commits_and_outlasts_a_short_absence_of_the_inde
     await clock.sleep(10)
     assert chore.done > stopped
     await runner.close()
+
+
+async def test_who_is_stopped_ends_in_the_middle_of_a_unit_and_cannot_be_resumed() -> None:
+    clock = VirtualClock()
+    chore = Digging(clock, 10)
+    runner = runner_of(chore, clock, MemoryIndex(clock))
+    runner.start()
+    await clock.sleep(0.25)
+    dug = chore.done
+    assert 0 < dug < 10
+    runner.stop(["digging"], "it is too dangerous")
+    await runner.resume("digging")
+    runner.wake("digging")
+    await clock.sleep(20)
+    assert chore.done == dug
+    assert (status_of(runner).state, status_of(runner).why) == (ChoreState.PAUSED, "it is too dangerous")
+    await runner.close()

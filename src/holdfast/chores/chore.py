@@ -64,7 +64,7 @@ class ChoreState(Enum):
 
     working     it found something to do, and goes on
     idle        there was nothing to do, and it looks again later
-    paused      somebody said so
+    paused      somebody said so, or it would be dangerous to go on
     failed      its last unit ended with an error; it is tried again, as if idle
     elsewhere   another node holds its lease
     """

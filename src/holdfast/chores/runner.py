@@ -6,7 +6,7 @@ a row of the index; and a chore whose lease another node holds does nothing here
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -64,19 +64,28 @@ class ChoreRunner:
             chore.name: _Slot(chore, ChoreLease(chore.name, holder, index, clock) if index else None)
             for chore in chores
         }
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Begin."""
-        self._tasks = [
-            asyncio.create_task(self._run(slot), name=f"chore {name}") for name, slot in self._slots.items()
-        ]
+        self._tasks = {
+            name: asyncio.create_task(self._run(slot), name=f"chore {name}")
+            for name, slot in self._slots.items()
+        }
 
     async def close(self) -> None:
         """Stop where they are: every unit may be cut at any point."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def stop(self, names: Iterable[str], why: str) -> None:
+        """End some chores for as long as this process lives, in the middle of a unit, too; no `resume` lets
+        them go on."""
+        for name in names:
+            self._slots[name].stopped = why
+            if name in self._tasks:
+                self._tasks[name].cancel()
 
     # What is asked and said
 
@@ -176,6 +185,7 @@ class _Slot:
         self.may_run = asyncio.Event()
         self.may_run.set()
         self.woken = asyncio.Event()
+        self.stopped = ""
         self._state = ChoreState.IDLE
         self._why = ""
         self._rate = Rate()
@@ -217,11 +227,12 @@ class _Slot:
 
     def status(self, now: float, rests: float) -> ChoreStatus:
         progress = self.chore.progress() if isinstance(self.chore, HasProgress) else None
-        paused = not self.may_run.is_set()
+        why = f"by `holdfast chores pause {self.chore.name}`" if not self.may_run.is_set() else ""
+        why = self.stopped or why
         return ChoreStatus(
             name=self.chore.name,
-            state=ChoreState.PAUSED if paused else self._state,
-            why=f"by `holdfast chores pause {self.chore.name}`" if paused else self._why,
+            state=ChoreState.PAUSED if why else self._state,
+            why=why or self._why,
             units_done=self._units,
             worked_s=self.tally.worked_s,
             rests=rests,

@@ -1,7 +1,7 @@
 """The node's chores: built from its parts, run side by side, asked for the status.
 
 What must hold: on the word of an index that shows less than a store has seen, nothing is ever deleted; so
-the chores that delete are not even built then.
+the chores that delete are not even built then, and end when it turns out later.
 """
 
 import asyncio
@@ -97,6 +97,7 @@ class Background:
         self._clock = clock
         self._tell = tell
         self._may_delete = may_delete
+        self._deleting: tuple[str, ...] = ()
         self._holder = holder
         self._giving_way = giving_way = GivingWay(clock, Throttle(clock.monotonic()), under_way)
         stores, topology = keeper.attached, keeper.topology
@@ -188,7 +189,9 @@ class Background:
             self._merging = merging = Waiting(
                 compact, lambda: rescheme.in_the_way or not self.keeping.journal.is_sound
             )
-            chores += [self._collect, Sweep(disposal), strays, merging, audit]
+            deleting: list[Chore] = [self._collect, Sweep(disposal), strays, merging, audit]
+            self._deleting = tuple(chore.name for chore in deleting)
+            chores += deleting
         self.runner = self._make_runner(chores)
         self.runner.start()
 
@@ -201,6 +204,10 @@ class Background:
             holder=self._holder,
             giving_way=self._giving_way,
         )
+
+    def stop_deleting(self) -> None:
+        """The index can not be trusted with that any more."""
+        self.runner.stop(self._deleting, "the index went back: nothing is deleted on its word")
 
     async def close(self) -> None:
         """Stop where they are."""

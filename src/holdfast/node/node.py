@@ -16,7 +16,7 @@ import msgspec
 from holdfast import __version__
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, InvalidInput
-from holdfast.base.ids import PackId
+from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
 from holdfast.health.events import Kind
@@ -76,6 +76,8 @@ class Node:
         self._events = Events(clock, config.events)
         self.credentials = credentials
         self.endpoint = ""
+        self._ahead: list[str] = []
+        """Slots whose stores have seen more of the index than there is."""
 
     async def build(self, stack: AsyncExitStack, randomness: Randomness) -> None:
         """Open every part; what was opened is closed by `stack`, last first."""
@@ -170,13 +172,27 @@ class Node:
         if told := recovered_lately(made, self._clock.wall()):
             self._events.tell(told, kind=Kind.INDEX)
         keeper.remember_index(self._members.first, status.incarnation)
-        self._ahead = keeper.ahead_of(status.incarnation, status.revision)
-        if self._ahead:
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Whether a store has seen more of the index than there is. Never forgotten in this process: the
+        index goes on from where it went back to, and will have more than they have seen."""
+        status = self._index.status()
+        found = self._keeper.ahead_of(status.incarnation, status.revision)
+        if new := [slot for slot in found if slot not in self._ahead]:
+            self._ahead += new
             self._events.tell(
-                f"the index is behind what {', '.join(self._ahead)} have seen: "
-                "nothing is deleted on its word",
+                f"the index is behind what {', '.join(new)} have seen: nothing is deleted on its word",
                 kind=Kind.INDEX,
             )
+
+    def _attached(self, store: StoreId) -> None:
+        """A store came, or came back, while the node runs."""
+        self._background.attached(store)
+        self._look_ahead()
+        if self._ahead:
+            self._background.stop_deleting()
+            self._watching.send_no_canary()
 
     def _build_packs(self, index: WatchedIndex, randomness: Randomness) -> None:
         keeper, health, clock = self._keeper, self._health, self._clock
@@ -206,7 +222,7 @@ class Node:
             holder=f"node-{randomness.token(8).hex()}",
             under_way=lambda: self._server.in_flight,
         )
-        keeper.on_attached = background.attached
+        keeper.on_attached = self._attached
         verifier = Verifier(keeper.attached, index, packs.rows, packs.reader, clock)
 
         def verify_all() -> AsyncIterator[PackReport]:
@@ -319,6 +335,7 @@ class Node:
             events=self._events.shown(EVENTS_SHOWN),
             webhook=self._events.webhook_status(),
             recovery=background.keeping.status(),
+            ahead=self._ahead,
         )
 
     def _routes(self) -> Mapping[str, Route]:

@@ -105,11 +105,13 @@ def make_status(
     packs_survive: dict[str, int],
     events: tuple[Event, ...],
     recovery: RecoveryStatus | None = None,
+    ahead: Sequence[str] = (),
     webhook: WebhookStatus | None = None,
 ) -> Status:
     """The whole. What can still be lost is the least of what every pack can lose, and of what the index
-    can: a member of the index is on one store, so at every level that is at most its own number."""
-    state, sentences, actions = judge(stores, index, packs, recovery)
+    can: a member of the index is on one store, so at every level that is at most its own number. `ahead` are
+    slots that have seen more of the index than there is."""
+    state, sentences, actions = judge(stores, index, packs, recovery, ahead)
     if webhook is not None and webhook.failing_for_s is not None:
         sentences += (
             f"{webhook.waiting} events could not be told to {webhook.host} yet: {webhook.last_error}",

@@ -178,6 +178,7 @@ def judge(
     index: IndexStatus,
     packs: PacksStatus,
     recovery: RecoveryStatus | None = None,
+    ahead: Sequence[str] = (),
 ) -> tuple[NodeState, tuple[str, ...], tuple[str, ...]]:
     """The state in one word, what is the matter, and what to do about it."""
     state, sentences, actions = NodeState.ONLINE, [], []
@@ -234,6 +235,13 @@ def judge(
     elif recovery is not None and (worries := sentences_of(recovery)):
         state = NodeState.DEGRADED if state is NodeState.ONLINE else state
         sentences += worries
+    if ahead:
+        state = NodeState.DEGRADED if state is NodeState.ONLINE else state
+        sentences.append(
+            f"The index shows less than {', '.join(ahead)} have seen: it went back, and nothing is deleted "
+            "on its word."
+        )
+        actions.append("Was an old copy of the index put back? Stop the node and bring back the newest one.")
     if not sentences:
         sentences.append("All is well.")
     return state, tuple(sentences), tuple(actions)

@@ -85,6 +85,10 @@ class Watching:
             self._tidying = asyncio.create_task(self._keep_tidy(self._canary))
         await self.keeping.serve()
 
+    def send_no_canary(self) -> None:
+        """What one leaves would not be collected any more."""
+        self._canary = None
+
     async def _keep_tidy(self, canary: Canary) -> None:
         """See to it that what a canary left, which was cut short, is let go, also when no other follows."""
         while True:

@@ -1,0 +1,48 @@
+"""A store that has seen more of the index than there is: nothing is deleted on the index's word."""
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from holdfast.node.chores_status import CHORES_PATH
+from holdfast.node.status import Status
+from holdfast.stores.identity import Noted, decode_identity, encode_identity
+from tests.kit.process import NodeProcess, wait_until
+from tests.system.test_changing_disks import asked
+
+IDENTITY = "holdfast-store.json"
+DELETING = {"collect", "sweep", "strays", "compact", "audit"}
+
+
+def paused(node: NodeProcess) -> set[str]:
+    return {chore["name"] for chore in asked(node, CHORES_PATH)["chores"] if chore["state"] == "paused"}
+
+
+def test_deleting_ends_when_a_store_comes_that_has_seen_more_than_the_index_shows(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path) as node:
+        assert paused(node) == set()
+        disk, pulled = node.data / "disk6", tmp_path / "pulled"
+        wait_until("disk6 to note the index", lambda: seen_by(disk) is not None)
+        disk.rename(pulled)
+        wait_until("disk6 to be away", lambda: not is_well(node.status(), "disk6"))
+        # As if it had been there when the index was further than it is.
+        seen = decode_identity((pulled / IDENTITY).read_bytes())
+        assert seen.noted is not None
+        further = replace(seen, noted=Noted(seen.noted.incarnation, seen.noted.revision + 1_000_000))
+        (pulled / IDENTITY).write_bytes(encode_identity(further))
+        pulled.rename(disk)
+        wait_until("disk6 to be back", lambda: is_well(node.status(), "disk6"))
+        status = node.status()
+        assert any("less than disk6 have seen" in sentence for sentence in status.sentences), status
+        assert any("nothing is deleted" in event.text for event in status.events)
+        assert paused(node) == DELETING
+        node.holdfast("chores", "resume", "sweep")
+        assert paused(node) == DELETING
+
+
+def seen_by(disk: Path) -> Noted | None:
+    return decode_identity((disk / IDENTITY).read_bytes()).noted
+
+
+def is_well(status: Status, slot: str) -> bool:
+    return next(store.well for store in status.stores if store.slot == slot)
