@@ -8,7 +8,6 @@ served.
 
 import asyncio
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from holdfast.index.port import Row
 from holdfast.index.sqlite.copies import LogLost
 from tests.kit.harm import Harm, harmed
 from tests.kit.index_files import open_files
+from tests.kit.process import delete_store
 from tests.kit.regions import Region, assert_covers, sqlite_regions
 from tests.unit.test_index_files import copies, fill, filled_copies, holds, lose_copies, opened, until
 
@@ -34,7 +34,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
 
 def put_back(folder: Path, files: dict[Path, bytes]) -> None:
     for path in folder.iterdir():
-        shutil.rmtree(path)
+        delete_store(path)  # a copy that was just closed may still be taking its files away
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
