@@ -1,8 +1,10 @@
 """Stores come and go while a keeper runs, over crashes and restarts; spares start, the index moves along."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast.base.errors import Fenced
 from holdfast.base.ids import StoreId
@@ -49,6 +51,30 @@ async def test_a_directory_with_something_in_it_is_refused_and_nothing_changes(t
         assert is_well(house.states()["disk2"])
         await house.store("disk2").put("aa.0.0", [b"x"], timeout_s=5)
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("change", ["admit", "replace", "replace one that is away"])
+async def test_a_change_that_fails_undoes_nothing_that_happened_elsewhere_meanwhile(
+    tmp_path: Path, change: str
+) -> None:
+    (made(tmp_path / "x") / "file").write_text("somebody's")
+    async with running(configured(tmp_path)) as house:
+        keeper, changes = house.keeper, Changes(house.keeper, CLOCK)
+        if change == "replace one that is away":
+            (tmp_path / "data" / "disk2").rename(tmp_path / "pulled")
+            await house.rounds()
+        before = keeper.cluster
+        if change == "admit":
+            failing = asyncio.create_task(changes.admit(StorePlace(tmp_path / "x", "new")))
+        else:
+            failing = asyncio.create_task(changes.replace("disk2", tmp_path / "x"))
+        await asyncio.sleep(0)
+        assert keeper.cluster != before, "it has not begun"
+        meanwhile = replace(keeper.cluster.slots["disk4"], stands_in_for="another")
+        keeper.write(keeper.cluster.with_slot("disk4", meanwhile))
+        with pytest.raises(Fenced, match="not empty"):
+            await failing
+        assert read_cluster(tmp_path / "data") == keeper.cluster == before.with_slot("disk4", meanwhile)
 
 
 async def test_a_store_that_was_let_go_stays_away_and_its_disk_is_refused_as_what_it_is(
@@ -153,6 +179,11 @@ async def test_a_spare_takes_nothing_until_it_starts_and_stays_in_use_over_a_res
         assert house.keeper.room(house.id("hot")) > 0
         assert any("the spare hot starts, in place of b" in text for text in house.told)
     async with running(config) as house:
+        assert house.keeper.room(house.id("hot")) > 0
+        await Changes(house.keeper, CLOCK).replace("hot", made(tmp_path / "hotter"))
+        assert house.keeper.room(house.id("hot")) > 0
+    async with running(config) as house:
+        assert house.keeper.held["hot"].place.path == tmp_path / "hotter"
         assert house.keeper.room(house.id("hot")) > 0
 
 

@@ -2,8 +2,8 @@
 
 What is meant is written to `cluster.json` before anything is done, so that a crash in between is mended by
 starting again: an empty directory that a slot expects is moved into. What must hold: a change that cannot be
-made changes nothing; only an empty directory is ever taken into use; a store that was let go for good is
-retired, and refused when it turns up again.
+made changes nothing, and undoes nothing that happened at other slots meanwhile; only an empty directory is
+ever taken into use; a store that was let go for good is retired, and refused when it turns up again.
 """
 
 from collections.abc import Container
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, HoldfastError
 from holdfast.health.prober import PROBE_TIMEOUT_S
-from holdfast.node.cluster import REMOVED, REPLACED, Draining, Labels, Retired, Slot
+from holdfast.node.cluster import REMOVED, REPLACED, Cluster, Draining, Labels, Retired, Slot
 from holdfast.node.config import StorePlace
 from holdfast.node.keeper import Held, Keeper
 
@@ -31,13 +31,13 @@ class Changes:
         empty, and what attaching raises."""
         keeper = self._keeper
         async with keeper.changing:
-            before, held = keeper.cluster, Held(place)
+            held, line = Held(place), keeper.cluster.slots.get(place.slot)
             added = Labels(place.region, place.zone, place.host)
-            keeper.write(before.with_slot(place.slot, Slot(str(place.path), added=added)))
+            keeper.write(keeper.cluster.with_slot(place.slot, Slot(str(place.path), added=added)))
             try:
                 await self._move_in(held)
             except BaseException:
-                keeper.write(before)
+                keeper.write(_with_line(keeper.cluster, place.slot, line))
                 raise
             keeper.held[place.slot] = held
             keeper.remap()
@@ -49,24 +49,29 @@ class Changes:
         keeper = self._keeper
         async with keeper.changing:
             await keeper.quiet(slot)
-            before, held, line = keeper.cluster, keeper.held[slot], keeper.cluster.slots[slot]
+            cluster, held, line = keeper.cluster, keeper.held[slot], keeper.cluster.slots[slot]
             readable = held.opened is not None
             old = replace(held, place=replace(held.place, slot=_slot_of_old(slot, keeper.held)))
             redirected = "" if line.added else line.instead_of or line.path
             redirected = redirected if redirected != str(path) else ""
-            cluster = before.with_slot(slot, Slot(str(path), added=line.added, instead_of=redirected))
+            new = Slot(str(path), added=line.added, instead_of=redirected, stands_in_for=line.stands_in_for)
+            cluster, retired = cluster.with_slot(slot, new), None
             if readable:
                 labels = Labels(old.place.region, old.place.zone, old.place.host)
                 leaving = replace(line, added=labels, draining=Draining.YES, known_as=slot, instead_of="")
                 cluster = cluster.with_slot(old.place.slot, leaving)
             elif line.store is not None:
-                cluster = cluster.with_retired(self._retired(slot, REPLACED))
+                retired = self._retired(slot, REPLACED)
+                cluster = cluster.with_retired(retired)
             keeper.write(cluster)
             fresh = Held(replace(held.place, path=path))
             try:
                 await self._move_in(fresh)
             except BaseException:
-                keeper.write(before)
+                undone = _with_line(keeper.cluster, slot, line)
+                undone = undone.without_slot(old.place.slot) if readable else undone
+                kept = tuple(one for one in undone.retired if one is not retired)
+                keeper.write(replace(undone, retired=kept))
                 raise
             # The same `Held` stands for the slot from here on, and the index's member follows it.
             for name in Held.__struct_fields__:
@@ -114,6 +119,11 @@ class Changes:
     def _retired(self, slot: str, how: str) -> Retired:
         line = self._keeper.cluster.slots[slot]
         return Retired(line.known_as or slot, line.path, line.store, how, self._clock.wall())
+
+
+def _with_line(cluster: Cluster, slot: str, line: Slot | None) -> Cluster:
+    """`cluster` with the line that a slot had before; None when there was no such slot."""
+    return cluster.without_slot(slot) if line is None else cluster.with_slot(slot, line)
 
 
 def _slot_of_old(slot: str, taken: Container[str]) -> str:
