@@ -17,9 +17,9 @@ from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Fenced, InvalidInput, Unavailable
 from holdfast.base.randomness import SeededRandomness, SystemRandomness
 from holdfast.index.port import ABSENT, Committed, Conflict, Expect, IndexState, Row, Transaction, Unknown
-from holdfast.index.sqlite import DirectoryMember, IndexOptions, SqliteIndex
+from holdfast.index.sqlite import DirectoryCopy, DirectoryMember, IndexOptions, SqliteIndex, open_index
 from holdfast.index.sqlite.checkpoint import row_checksum
-from holdfast.index.sqlite.copy import CopyFailed
+from holdfast.index.sqlite.copy import CopyFailed, DirectoryCopyFiles
 from tests.kit.index_files import QUICK, disk, open_files
 
 PATIENT = replace(QUICK, copies=replace(QUICK.copies, hedge_s=10.0))
@@ -140,6 +140,88 @@ async def test_the_first_of_two_in_one_place_says_that_it_is_fenced(tmp_path: Pa
                 with pytest.raises(Fenced):
                     await call
             await fill(second, b"second", 20)
+
+
+class Contested(DirectoryCopyFiles):
+    """A copy that another process advances to `later`, behind the back of who opened it, before its first
+    change."""
+
+    def __init__(self, directory: Path, later: list[Path]) -> None:
+        super().__init__(directory)
+        self._copy, self._later = directory / "copy.sqlite", later
+
+    def witness(self) -> None:
+        super().witness()
+        if self._later:
+            with (
+                closing(sqlite3.connect(self._later.pop())) as later,
+                closing(sqlite3.connect(self._copy)) as it,
+            ):
+                later.backup(it)
+
+
+class ContestedCopy(DirectoryCopy):
+    def __init__(self, directory: Path, later: list[Path]) -> None:
+        super().__init__(directory.parent.name, directory)
+        self._directory, self.later = directory, later
+
+    def files(self) -> Contested:
+        return Contested(self._directory, self.later)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_copies_that_a_fenced_process_still_writes_do_not_keep_the_next_from_opening(
+    tmp_path: Path, count: int
+) -> None:
+    rows, found = await filled_copies(tmp_path, count)
+    earlier = {path: path.with_name("earlier") for path in found}
+    later = {path: path.with_name("later") for path in found}
+    for path in found:
+        shutil.copy(path, earlier[path])
+    async with opened(tmp_path, count) as index:
+        rows |= await fill(index, b"row of the fenced", 20)
+    async with opened(tmp_path, count) as index:
+        await until(lambda: copies(index).count("ready") == len(found), index)
+    for path in found:
+        path.rename(later[path])
+        earlier[path].rename(path)
+    files = [path.stat().st_ino for path in found]
+    paths = [disk(tmp_path, number) / "index" for number in range(count)]
+    places = [
+        ContestedCopy(path, [copy for at, copy in later.items() if at.parent == path]) for path in paths
+    ]
+    index = await open_index(
+        members=[DirectoryMember(path.parent.name, path) for path in paths],
+        copies=places,
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        options=QUICK,
+    )
+    try:
+        await holds(index, rows)
+        await until(lambda: copies(index).count("ready") == len(found), index)
+        assert not any(place.later for place in places), "each was written by the other"
+        assert [path.stat().st_ino for path in found] == files, (
+            "what another process writes is not thrown away"
+        )
+    finally:
+        await index.close()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_copies_that_a_stopped_process_has_locked_are_replaced_at_the_start(
+    tmp_path: Path, count: int
+) -> None:
+    rows, found = await filled_copies(tmp_path, count)
+    held = [sqlite3.connect(path, isolation_level=None) for path in found]
+    try:
+        for connection in held:
+            connection.execute("BEGIN IMMEDIATE")
+        async with opened(tmp_path, count) as index:
+            await holds(index, rows)
+    finally:
+        for connection in held:
+            connection.close()
 
 
 def lose_copies(folder: Path) -> None:
@@ -275,16 +357,18 @@ async def test_checkpoints_bound_the_log_and_carry_all_rows(tmp_path: Path) -> N
         await holds(index, rows)
 
 
-async def filled_copies(folder: Path) -> tuple[dict[bytes, Row], list[Path]]:
-    """An index that was closed when both of its copies had all rows; the rows and the copies."""
-    async with opened(folder) as index:
+async def filled_copies(folder: Path, count: int = 3) -> tuple[dict[bytes, Row], list[Path]]:
+    """An index of `count` members that was closed when all of its copies had all rows; the rows and the
+    copies."""
+    kept = count // 2 + 1
+    async with opened(folder, count) as index:
         rows = await fill(index, b"row", 50)
-        await until(lambda: copies(index).count("ready") == 2, index)
+        await until(lambda: copies(index).count("ready") == kept, index)
         await holds(index, rows)
     # What a copy had not applied yet is applied at the next start.
-    async with opened(folder) as index:
-        await until(lambda: copies(index).count("ready") == 2, index)
-    return rows, [path for n in range(3) if (path := disk(folder, n) / "index" / "copy.sqlite").exists()]
+    async with opened(folder, count) as index:
+        await until(lambda: copies(index).count("ready") == kept, index)
+    return rows, [path for n in range(count) if (path := disk(folder, n) / "index" / "copy.sqlite").exists()]
 
 
 async def test_a_wrong_row_in_a_copy_is_never_answered(tmp_path: Path) -> None:

@@ -24,13 +24,7 @@ from holdfast.base.errors import Damaged, HoldfastError, Unavailable
 from holdfast.index.port import MemberStatus, Prefix, Row
 from holdfast.index.sqlite import checkpoint as ckpt
 from holdfast.index.sqlite.checkpoint import Base, empty_base
-from holdfast.index.sqlite.copy import (
-    CopyDump,
-    CopyFailed,
-    CopyReader,
-    CopyWriter,
-    ScanStep,
-)
+from holdfast.index.sqlite.copy import CopyDump, CopyFailed, CopyReader, CopyTaken, CopyWriter, ScanStep
 from holdfast.index.sqlite.copy_batch import Batch, Get
 from holdfast.index.sqlite.copy_place import Copy, CopyAccess, CopyOptions, CopyOverdue, CopyState
 from holdfast.index.sqlite.live import LiveRows
@@ -88,7 +82,7 @@ class Copies:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not self.ready():
-                    if all(copy.task is None for copy in self._copies):
+                    if all(copy.task is None for copy in self._copies) and not self._begin_again():
                         break
                     await self._event()
         with suppress(TimeoutError):
@@ -106,11 +100,16 @@ class Copies:
     def _begin_wanted(self) -> None:
         """Have as many copies as are wanted on the way: first where there was one, then elsewhere."""
         active = [copy for copy in self._copies if copy.state in (CopyState.READY, CopyState.BUILDING)]
-        resting = [
-            copy for copy in self._copies if copy not in active and copy.task is None and not copy.hangs
-        ]
+        resting = [c for c in self._copies if c not in active and c.task is None and not c.hangs]
         resting.sort(key=lambda copy: copy.state is CopyState.FAILED)
         self._begin(resting[: max(0, (self.options.kept or 1) - len(active))])
+
+    def _begin_again(self) -> bool:
+        """For the start, when all that were begun have ended: whether there is a place left to try."""
+        again = [copy for copy in self._copies if copy.promising and self._lost is None]
+        again.sort(key=lambda copy: copy.state is CopyState.FAILED)
+        self._begin(again[: self.options.kept or 1])
+        return bool(again)
 
     def _begin(self, copies: Sequence[Copy]) -> None:
         for copy in copies:
@@ -153,7 +152,10 @@ class Copies:
             await self._open(copy)
             await self._follow(copy)
         except (HoldfastError, OSError) as error:
-            copy.renew |= isinstance(error, CopyFailed) and not isinstance(error, CopyOverdue)
+            taken = isinstance(error, CopyTaken)
+            spoiled = isinstance(error, CopyFailed) and not taken and not isinstance(error, CopyOverdue)
+            copy.promising = taken or (spoiled and not copy.renew)
+            copy.renew |= spoiled
             self._fail(copy, str(error))
         finally:
             copy.let_go()

@@ -51,6 +51,11 @@ class CopyFailed(Damaged):
     """The copy cannot be used any more and has to be made anew."""
 
 
+class CopyTaken(CopyFailed):
+    """Another process has written the copy meanwhile: one that is fenced goes on until it notices, with what
+    was acknowledged before. The copy is whole, stands at another record, and only has to be opened again."""
+
+
 class CopyFiles(Protocol):
     """Where a copy lies. Everything raises CopyFailed."""
 
@@ -176,8 +181,8 @@ class CopyWriter:
         _wrapped(work)
 
     def apply(self, base: Base, records: Sequence[Record]) -> Base:
-        """Advance from `base` by records that follow it; the new base. Raises CopyFailed, too, when the copy
-        does not stand at `base` any more: then another process writes it."""
+        """Advance from `base` by records that follow it; the new base. Raises CopyFailed, and
+        CopyTaken when the copy does not stand at `base` any more."""
         latest: dict[bytes, tuple[bytes, int] | None] = {}
         members, revision, hash_ = base.members, base.revision, base.hash
         for record in records:
@@ -203,7 +208,7 @@ class CopyWriter:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if read_base(connection) != base:
-                    raise CopyFailed("A copy of the index is being written by another process.")
+                    raise CopyTaken("A copy of the index is being written by another process.")
                 sums = base.sums.minus(self._sums(keys)).plus(added)
                 new = Base(base.incarnation, last.sequence, last.epoch, hash_, revision, members, sums)
                 self._put(rows)

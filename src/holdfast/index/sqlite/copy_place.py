@@ -81,6 +81,8 @@ class Copy:
         self.lingers_to: int | None = None
         self.slow_since: float | None = None
         self.renew = False
+        self.promising = True
+        """Whether a try may help: not used yet, written by another process, or not made anew yet."""
         self.added_up = 0.0
         self.bytes_seen = 0
         self.left: list[Runner] = []
