@@ -292,6 +292,28 @@ async def test_a_store_that_drops_what_it_acknowledged_is_not_believed() -> None
     assert (await rig.verifier.verify(after)).state is PackHealth.WHOLE
 
 
+async def test_what_rests_is_woken_by_a_report_that_makes_it_more_critical_and_by_no_other() -> None:
+    house = House(build_rig(6))
+    rig, repair = house.rig, house.repair
+    pack = (await write(rig, RS, bytes(100_000))).extent.pack
+    known = await house.known(pack)
+    for shard in (2, 3):
+        rig.memories[known.places[shard].store].wipe()
+        rig.scripts[known.places[shard].store].write_errors = 1.0
+    repair.report(pack, 2, "absent")
+    await house.for_s(100)
+    assert (repair.waiting, repair.waiting_by_losses_left()) == (1, {})  # it rests
+    repair.report(pack, 2, "absent")
+    assert repair.waiting_by_losses_left() == {}
+    repair.report(pack, 3, "absent")
+    assert list(repair.waiting_by_losses_left()) == [0]
+    assert repair.is_urgent
+    await house.for_s(2)
+    assert (repair.waiting, repair.waiting_by_losses_left()) == (1, {})
+    repair.report(pack, 3, "absent")
+    assert (repair.waiting, repair.waiting_by_losses_left()) == (1, {})
+
+
 async def test_a_shard_at_a_store_that_was_replaced_is_lost_whoever_reported_what() -> None:
     rig = build_rig(8)
     pack = (await write(rig, RS, random.Random(5).randbytes(100_000))).extent.pack

@@ -15,7 +15,7 @@ room, is found again by the next read, walk or scrub.
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Damaged
@@ -132,16 +132,14 @@ class Repair:
         for wounds in (self._at_work, self._unproven, self._put_off):
             if (wound := wounds.get(pack)) is not None:
                 wound.shards[shard] = what
+                if wounds is self._put_off:
+                    # Of what waits for its proof nobody knows yet which shards are wrong still.
+                    self._wake(wounds, pack, *self._cost(pack, frozenset(wound.shards), wound.left))
                 return
-        known = self._rows.cached(pack)
         found = self._new.find(pack)
         if found is not None:
             found.shards[shard] = what
-        left, size = LEFT_UNKNOWN, 0
-        if known is not None:
-            shards = frozenset(found.shards if found is not None else (shard,))
-            left = self._away.now().losses_left(known.row, shards) if self._away else LEFT_UNKNOWN
-            size = len(shards) * known.layout.shard_bytes
+        left, size = self._cost(pack, frozenset(found.shards if found else (shard,)), LEFT_UNKNOWN)
         if found is not None:
             found.bytes = size
             self._new.urgent(pack, left)
@@ -154,16 +152,27 @@ class Repair:
         for wounds in (self._at_work, self._unproven, self._put_off):
             if (wound := wounds.get(pack)) is not None:
                 wound.shards |= {shard: what for shard in shards if shard not in wound.shards}
-                if wounds is not self._at_work and left < wound.left:
-                    # What was put off can lose less than it could then: it is not left to rest.
-                    del wounds[pack]
-                    wound.left, wound.bytes = left, size
-                    self._new.add(pack, wound)
+                self._wake(wounds, pack, left, size)
                 return
         if self._new.find(pack) is not None:
             self._new.urgent(pack, left)
             return
         self._new.add(pack, Wound(dict.fromkeys(shards, what), left, size, self._clock.monotonic()))
+
+    def _cost(self, pack: PackId, shards: frozenset[int], left: int) -> tuple[int, int]:
+        """How many more shards a pack can lose without these, and how many bytes they are; `left` and none,
+        when its row is not at hand."""
+        if (known := self._rows.cached(pack)) is None:
+            return left, 0
+        left = self._away.now().losses_left(known.row, shards) if self._away else left
+        return left, len(shards) * known.layout.shard_bytes
+
+    def _wake(self, wounds: MutableMapping[PackId, Wound], pack: PackId, left: int, size: int) -> None:
+        """What was put off, and can lose less than it could then, is not left to rest."""
+        if wounds is not self._at_work and left < wounds[pack].left:
+            wound = wounds.pop(pack)
+            wound.left, wound.bytes = left, size
+            self._new.add(pack, wound)
 
     async def step(self) -> bool:
         """Write some packs again; when none is waiting, prove some, or try again what was put off."""
