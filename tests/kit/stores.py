@@ -36,6 +36,20 @@ class NoDirectReads(SystemFiles):
         return super().open(path, flags, folder=folder)
 
 
+class DiskOf(SystemFiles):
+    """Folders of the real disk that say what a disk of a stated size would. The real one's free space is no
+    test's own: others write and delete meanwhile."""
+
+    def __init__(self, *, bytes_total: int, bytes_free: int) -> None:
+        self.bytes_total = bytes_total
+        self.bytes_free = bytes_free
+
+    def space(self, descriptor: int) -> os.statvfs_result:
+        block = 4096
+        free = self.bytes_free // block
+        return os.statvfs_result((block, block, self.bytes_total // block, free, free, 0, 0, 0, 0, 255))
+
+
 class WatchedFiles:
     """Real files behind a gate that every call passes: `before(call, arguments)` may record, fail or
     wait. Counts open descriptors."""

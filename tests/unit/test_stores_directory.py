@@ -18,8 +18,8 @@ from holdfast.base.randomness import SeededRandomness
 from holdfast.stores.directory import Attached, DirectoryOptions, attach, inspect
 from holdfast.stores.directory.blobs import default_reserve
 from holdfast.stores.identity import Expected, Noted
-from holdfast.stores.port import Attachment, Range, ShardMissing, StoreFailed, StoreFull
-from tests.kit.stores import MovableClock, NoDirectReads, WatchedFiles, attached_store
+from holdfast.stores.port import Attachment, Range, ShardMissing, StoreFailed, StoreFull, Usage
+from tests.kit.stores import DiskOf, MovableClock, NoDirectReads, WatchedFiles, attached_store
 
 T = 60.0
 
@@ -215,25 +215,33 @@ async def test_a_directory_that_was_replaced_is_noticed_within_a_second(tmp_path
 
 async def test_the_reserve_is_kept_and_deletes_work_below_it(tmp_path: Path) -> None:
     clock = MovableClock()
-    free = shutil.disk_usage(tmp_path).free
-    options = DirectoryOptions(bytes_reserve=free - (64 << 20))
-    store = await attached_store(tmp_path / "disk1", options=options, clock=clock)
+    disk = DiskOf(bytes_total=10 << 30, bytes_free=(1 << 30) + (64 << 20))
+    options = DirectoryOptions(bytes_reserve=1 << 30)
+    store = await attached_store(tmp_path / "disk1", options=options, clock=clock, files=disk)
     await store.put("small", [b"x"], timeout_s=T)
     with pytest.raises(StoreFull):
-        await store.put("large", [bytes(1 << 20)] * 256, timeout_s=T)
-    await store.delete("small", timeout_s=T)
-    await store.put("small", [b"x"], timeout_s=T)
-    usage = await store.usage(timeout_s=T)
-    assert usage.bytes_free < 1 << 30
-    assert usage.bytes_reserve == free - (64 << 20)
-    await store.close()
-    # A reserve of more than there is.
-    store = await attached_store(tmp_path / "disk1", options=DirectoryOptions(bytes_reserve=1 << 60))
+        await store.put("large", [bytes(1 << 20)] * 65, timeout_s=T)
+    assert await store.usage(timeout_s=T) == Usage(10 << 30, 64 << 20, 1 << 30)
+    # Somebody else fills the disk; the store looks again within a second.
+    disk.bytes_free = 1 << 30
+    clock.ahead_s += 1.0
     for call in (store.put("other", [b"x"], timeout_s=T), store.probe(timeout_s=T)):
         with pytest.raises(StoreFull):
             await call
     assert (await store.usage(timeout_s=T)).bytes_free == 0
     await store.delete("small", timeout_s=T)
+    # What was freed is seen at once.
+    disk.bytes_free = (1 << 30) + 4096
+    await store.put("small", [b"x"], timeout_s=T)
+    await store.close()
+
+
+async def test_space_is_what_the_file_system_says(tmp_path: Path) -> None:
+    store = await attached_store(tmp_path / "disk1", options=DirectoryOptions(bytes_reserve=1 << 60))
+    usage = await store.usage(timeout_s=T)
+    assert (usage.bytes_free, usage.bytes_reserve) == (0, 1 << 60)
+    total = shutil.disk_usage(tmp_path).total  # some file systems grow and shrink
+    assert total / 2 < usage.bytes_total < total * 2
     await store.close()
 
 
@@ -244,13 +252,15 @@ class StoppedClock(SystemClock):
 
 async def test_puts_between_two_measures_count_against_the_room(tmp_path: Path) -> None:
     room = 64 << 20
-    options = DirectoryOptions(bytes_reserve=shutil.disk_usage(tmp_path).free - room)
-    store = await attached_store(tmp_path / "disk1", options=options, clock=StoppedClock())
+    disk = DiskOf(bytes_total=10 << 30, bytes_free=room)
+    options = DirectoryOptions(bytes_reserve=0)
+    store = await attached_store(tmp_path / "disk1", options=options, clock=StoppedClock(), files=disk)
     piece = bytes(4 << 20)
-    with pytest.raises(StoreFull):
-        await asyncio.gather(
-            *(store.put(f"{number:02x}", [piece] * 3, timeout_s=T) for number in range(room // len(piece)))
-        )
+    answers = await asyncio.gather(
+        *(store.put(f"{number:02x}", [piece], timeout_s=T) for number in range(20)), return_exceptions=True
+    )
+    assert [answer is None for answer in answers] == [True] * 16 + [False] * 4
+    assert all(isinstance(answer, StoreFull) for answer in answers[16:])
     await store.close()
 
 
