@@ -15,9 +15,9 @@ from botocore.credentials import Credentials
 
 from holdfast.base.clock import SystemClock
 from holdfast.base.randomness import SeededRandomness
-from holdfast.s3.exchange import Limits
 from holdfast.s3.face import Routes
 from holdfast.s3.server import S3Server
+from holdfast.wire.exchange import Limits
 from tests.kit.fake_objects import FakeObjects
 
 ACCESS_KEY = "HOLDFASTTESTKEY"

@@ -15,13 +15,13 @@ import pytest
 
 from holdfast.base.errors import Fenced, Unavailable
 from holdfast.packs.errors import BelowFloor
-from holdfast.s3.chunked import ChunkedDecoder
-from holdfast.s3.connection import PIPELINED_BYTES_MAX
 from holdfast.s3.errors import Code
-from holdfast.s3.exchange import Limits
 from holdfast.s3.operations import OPERATIONS, Operation, Scope
 from holdfast.s3.xml import MalformedXml, XmlReader
 from holdfast.stores.port import StoreFailed, StoreFull
+from holdfast.wire.chunked import ChunkedDecoder
+from holdfast.wire.connection import PIPELINED_BYTES_MAX
+from holdfast.wire.exchange import Limits
 from tests.kit.s3 import SECRET_KEY, Running, call, exchange, presign, read_answer, render, serving, sign
 
 _PATHS = {Scope.SERVICE: "/", Scope.BUCKET: "/bucket", Scope.OBJECT: "/bucket/k"}
@@ -79,6 +79,15 @@ async def test_no_operation_takes_what_was_not_signed(operation: Operation) -> N
             assert (name, answer.status) == (name, 403)
         assert running.objects.buckets == {"bucket": ANY}
         assert not running.objects.objects["bucket"]
+
+
+async def test_a_header_that_is_signed_cannot_come_twice() -> None:
+    async with serving() as running:
+        signed = sign("GET", "/bucket", running.port)
+        for name in ("x-amz-date", "X-Amz-Content-Sha256", "Authorization"):
+            twice = render("GET", "/bucket", signed).replace(b"\r\n", f"\r\n{name}: x\r\n".encode(), 1)
+            answer = await exchange(running.port, twice)
+            assert (answer.status, answer.code, answer.closed) == (400, "BadRequest", True)
 
 
 async def test_a_signed_digest_holds_for_every_body_that_is_used() -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.s3.chunked import ChunkedDecoder, ChunkError, ChunkSigner, Fault
+from holdfast.s3.chunk_signing import ChunkSigner
 from holdfast.s3.sigv4 import signing_key
+from holdfast.wire.chunked import ChunkedDecoder, ChunkError, Fault
 
 KEY = signing_key("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "20130524", "us-east-1", "s3")
 SCOPE = "20130524/us-east-1/s3/aws4_request"

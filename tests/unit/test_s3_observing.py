@@ -10,9 +10,9 @@ from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Unavailable
 from holdfast.base.randomness import SeededRandomness
 from holdfast.objects.model import DeleteResult
-from holdfast.s3.exchange import Limits
 from holdfast.s3.observing import Answered, Ending
 from holdfast.s3.server import S3Server
+from holdfast.wire.exchange import Limits
 from tests.kit.fake_objects import FakeObjects
 from tests.kit.s3 import ACCESS_KEY, REGION, SECRET_KEY, call, exchange, render, sign
 

@@ -11,12 +11,12 @@ from holdfast.s3.dates import amz_date, http_date, iso_date, parse_amz_date, par
 from holdfast.s3.errors import S3Error, to_s3_error
 from holdfast.s3.handlers import HANDLERS
 from holdfast.s3.handlers.tokens import read_token, write_token
-from holdfast.s3.http import Head, HeadError, parse_head
 from holdfast.s3.names import check_target, decode_path, find_target, is_bucket_name, parse_copy_source
 from holdfast.s3.operations import OPERATIONS, Scope, route
 from holdfast.s3.request import parse_etags, parse_range
 from holdfast.s3.xml import MalformedXml, escape, parse, url_encode
 from holdfast.stores.port import StoreFull
+from holdfast.wire.http import Head, HeadError, parse_head
 
 
 def head(*lines: str) -> Head | HeadError:

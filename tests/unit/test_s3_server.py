@@ -16,10 +16,10 @@ import uvloop
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Damaged, InvalidInput, Unavailable
 from holdfast.base.randomness import SeededRandomness
-from holdfast.s3.chunked import ChunkSigner
-from holdfast.s3.exchange import Limits
+from holdfast.s3.chunk_signing import ChunkSigner
 from holdfast.s3.server import S3Server
 from holdfast.s3.sigv4 import signing_key
+from holdfast.wire.exchange import Limits
 from tests.kit.fake_objects import FakeObjects
 from tests.kit.s3 import (
     REGION,

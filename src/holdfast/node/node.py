@@ -50,10 +50,10 @@ from holdfast.packs import codec
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
-from holdfast.s3.exchange import Limits as ServerLimits
 from holdfast.s3.face import AdminAnswer, AdminRequest, Route
 from holdfast.s3.server import S3Server
 from holdfast.scheme import Scheme
+from holdfast.wire.exchange import Limits as ServerLimits
 
 NOTE_EVERY_S = 60.0
 DRAIN_S = 10.0

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 
 from holdfast.base.checksums import Buffer, ChecksumAlgorithm, feed, new_hasher, new_md5
 from holdfast.objects.model import BODY_BYTES_MAX, ExpectedDigests
-from holdfast.s3.chunked import ChunkedDecoder, ChunkError, ChunkSigner, Fault
+from holdfast.s3.chunk_signing import ChunkSigner
 from holdfast.s3.digests import Announced, parse_announced, parse_checksum
 from holdfast.s3.errors import Code, S3Error
-from holdfast.s3.exchange import Exchange
-from holdfast.s3.http import Head
 from holdfast.s3.sigv4 import Payload, Signed
+from holdfast.wire.chunked import ChunkedDecoder, ChunkError, Fault
+from holdfast.wire.exchange import Exchange
+from holdfast.wire.http import Head
 
 WHOLE_BYTES_MAX = 128 << 10
 """Bodies up to this size are read before anything is done with them."""

@@ -14,6 +14,7 @@ from holdfast.objects import errors as o
 from holdfast.packs.errors import BelowFloor
 from holdfast.s3.xml import escape
 from holdfast.stores.port import StoreFull
+from holdfast.wire.exchange import BodyError, BodyFault
 
 RETRY_AFTER_S = 1
 
@@ -311,6 +312,13 @@ _OWN_SENTENCE = frozenset(
 _RETRY = (("Retry-After", str(RETRY_AFTER_S)),)
 
 
+_BODY_FAULTS = {
+    BodyFault.CUT: Code.INCOMPLETE_BODY,
+    BodyFault.LATE: Code.REQUEST_TIMEOUT,
+    BodyFault.CODING: Code.BAD_REQUEST,
+}
+
+
 def to_s3_error(error: BaseException, *, reading: bool) -> S3Error:
     """The S3 error for `error`. `reading` tells a GET or HEAD from the rest, where S3 differs by it.
 
@@ -319,6 +327,9 @@ def to_s3_error(error: BaseException, *, reading: bool) -> S3Error:
     """
     if isinstance(error, S3Error):
         return error
+    if isinstance(error, BodyError):
+        code = _BODY_FAULTS[error.fault]
+        return S3Error(code, error.message if code is Code.BAD_REQUEST else "")
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), Code.INTERNAL_ERROR)
     if isinstance(error, o.InvalidPartNumber):
         code = Code.INVALID_PART_NUMBER if reading else Code.INVALID_ARGUMENT

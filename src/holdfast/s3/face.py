@@ -25,13 +25,13 @@ from holdfast.s3 import sigv2
 from holdfast.s3.body import open_body
 from holdfast.s3.dates import http_date
 from holdfast.s3.errors import Code, S3Error, error_xml, to_s3_error
-from holdfast.s3.exchange import ClientGone, Exchange
 from holdfast.s3.handlers import HANDLERS
-from holdfast.s3.http import Head, HeadError
 from holdfast.s3.names import Target, bucket_of_host, check_target, decode_path, find_target
 from holdfast.s3.operations import Scope, route
 from holdfast.s3.request import Request, Response, Site, check_owner
 from holdfast.s3.sigv4 import Credentials, Signed, Verifier
+from holdfast.wire.exchange import ClientGone, Exchange
+from holdfast.wire.http import Head, HeadError
 
 _LOG = logging.getLogger("holdfast.s3")
 INTERNAL_PREFIX = "/-/"
@@ -79,6 +79,18 @@ Routes = Mapping[str, Route]
 class Face:
     """Answers the requests of one endpoint."""
 
+    single_headers = frozenset(
+        {
+            "x-amz-content-sha256",
+            "x-amz-copy-source",
+            "x-amz-copy-source-range",
+            "x-amz-date",
+            "x-amz-decoded-content-length",
+            "x-amz-security-token",
+            "x-amz-trailer",
+        }
+    )
+
     def __init__(
         self,
         service: ObjectService,
@@ -118,7 +130,7 @@ class Face:
                 request = self._admit(exchange, path, target, request_id, now_s)
                 exchange.admitted = True
                 exchange.operation = request.operation.name
-                exchange.bucket = target.bucket
+                exchange.subject = target.bucket
                 response = await HANDLERS[request.operation.name](self._site, request)
             if response.stream is not None:
                 await self._send_stream(exchange, response, response.stream, request_id, now_s)
@@ -153,7 +165,7 @@ class Face:
             operation = route(head.method, _scope_of(target), query, head.headers)
         except S3Error:
             return
-        exchange.operation, exchange.bucket = operation.name, target.bucket
+        exchange.operation, exchange.subject = operation.name, target.bucket
 
     def refuse(self, error: HeadError) -> tuple[int, str, bytes]:
         """The answer to what is not HTTP as it should be, or comes when there is no room."""
@@ -267,7 +279,7 @@ class Face:
             self._tell_trouble(error, request_id)
         exchange.code = failure.code.wire
         if failure.code in _NO_BUCKET:
-            exchange.bucket = ""
+            exchange.subject = ""
         fields = list(failure.headers)
         if failure.code is Code.INVALID_RANGE and "range" in head.headers:
             failure.facts["RangeRequested"] = head.headers["range"]

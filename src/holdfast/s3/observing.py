@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from holdfast.s3.exchange import Exchange
+from holdfast.wire.exchange import Exchange
 
 
 class Ending(Enum):
@@ -47,6 +47,16 @@ class RequestObserver(Protocol):
         ...
 
 
+class Describing:
+    """Tells a RequestObserver what the server tells of its exchanges."""
+
+    def __init__(self, observer: RequestObserver) -> None:
+        self._observer = observer
+
+    def over(self, exchange: Exchange, now: float, *, broken_by_us: bool) -> None:
+        self._observer.answered(describe(exchange, now, broken_by_us=broken_by_us))
+
+
 def describe(exchange: Exchange, now: float, *, broken_by_us: bool) -> Answered:
     """How an exchange went that is over `now`. `broken_by_us`: who is to blame if its answer is not whole."""
     first, gone, complete = exchange.first_at, exchange.gone_at, exchange.complete_at
@@ -61,7 +71,7 @@ def describe(exchange: Exchange, now: float, *, broken_by_us: bool) -> Answered:
     waited_s = left - complete if complete else 0.0
     return Answered(
         exchange.operation,
-        exchange.bucket,
+        exchange.subject,
         exchange.admitted,
         exchange.status,
         exchange.code,

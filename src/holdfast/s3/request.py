@@ -22,9 +22,9 @@ from holdfast.objects.model import (
 )
 from holdfast.s3.dates import parse_http_date
 from holdfast.s3.errors import Code, S3Error, invalid_argument, not_implemented
-from holdfast.s3.exchange import Exchange
 from holdfast.s3.operations import Operation
 from holdfast.s3.sigv4 import Signed
+from holdfast.wire.exchange import Exchange
 
 Fields = list[tuple[str, str]]
 

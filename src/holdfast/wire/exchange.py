@@ -1,11 +1,16 @@
-"""One request and its answer, as handlers see them, and what a server takes on and serves."""
+"""One request and its answer, as an application sees them, and what a server takes on and serves.
 
+A request whose body breaks off, comes late or is coded wrongly raises BodyError where it is read.
+"""
+
+from enum import Enum
 from typing import Protocol
 
 from msgspec import Struct
 
 from holdfast.base.checksums import Buffer
-from holdfast.s3.http import Head, HeadError
+from holdfast.base.errors import InvalidInput
+from holdfast.wire.http import Head, HeadError
 
 
 class Limits(Struct, frozen=True):
@@ -28,8 +33,27 @@ class ClientGone(Exception):
     """The client closed the connection, or took nothing for too long."""
 
 
+class BodyFault(Enum):
+    """What was wrong with a body."""
+
+    CUT = "cut"
+    LATE = "late"
+    CODING = "coding"
+
+
+class BodyError(InvalidInput):
+    """A request's body did not come as it was announced. Nothing after it can be read on its connection."""
+
+    def __init__(self, fault: BodyFault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 class Application(Protocol):
     """What a server serves."""
+
+    single_headers: frozenset[str]
+    """Headers that may come once, besides HTTP's own."""
 
     async def handle(self, exchange: "Exchange") -> None:
         """Answer one request. Raises nothing but ClientGone, unless it has a bug."""
@@ -45,6 +69,15 @@ class Application(Protocol):
 
     def claim(self, exchange: "Exchange") -> None:
         """Note in a request that is turned away unread what it claims to be about."""
+        ...
+
+
+class ExchangeObserver(Protocol):
+    """Who wants to know how exchanges went. Called on the loop, once each; must be quick and not raise."""
+
+    def over(self, exchange: "Exchange", now: float, *, broken_by_us: bool) -> None:
+        """An exchange is over, `now` by the loop's clock. `broken_by_us`: who is to blame if its answer is
+        not whole."""
         ...
 
 
@@ -67,7 +100,6 @@ class Exchange:
         "admitted",
         "begun",
         "begun_at",
-        "bucket",
         "bytes_in",
         "bytes_out",
         "code",
@@ -78,6 +110,7 @@ class Exchange:
         "head",
         "operation",
         "status",
+        "subject",
     )
 
     def __init__(self, connection: Wire, head: Head, begun_at: float = 0.0) -> None:
@@ -88,14 +121,14 @@ class Exchange:
         # For whoever observes: the application says what the request is, the connection when what was
         # (seconds of the loop's clock, 0.0 for what has not been).
         self.admitted = False
-        self.operation = self.bucket = self.code = ""
+        self.operation = self.subject = self.code = ""
         self.status = self.bytes_in = self.bytes_out = 0
         self.begun_at = begun_at
         self.complete_at = self.first_at = self.gone_at = 0.0
 
     async def read(self) -> Buffer:
-        """The next bytes of the body, decoded from HTTP's own coding; empty at its end. Raises S3Error
-        IncompleteBody, RequestTimeout or BadRequest."""
+        """The next bytes of the body, decoded from HTTP's own coding; empty at its end. Raises
+        BodyError."""
         return await self._connection.read_body()
 
     def read_now(self) -> Buffer | None:

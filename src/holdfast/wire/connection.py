@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection: heads in, answers out, and never more in memory than the limits say.
 
-The house's own server, because the answers S3 needs cannot be had behind a general one: the request
+The house's own server, because what S3 and peers need cannot be had behind a general one: the request
 target as it was sent, a truncated body told from a complete one, header values that are not ASCII, and
 writes that wait for a slow reader (see the decision record on the HTTP server).
 
@@ -19,13 +19,19 @@ from http import HTTPStatus
 from typing import cast
 
 from holdfast.base.checksums import Buffer
-from holdfast.s3.chunked import ChunkedDecoder, ChunkError
-from holdfast.s3.errors import Code, S3Error
-from holdfast.s3.exchange import Application, ClientGone, Exchange, Limits
-from holdfast.s3.http import HEAD_BYTES_MAX, Head, HeadError, parse_head
-from holdfast.s3.observing import RequestObserver, describe
+from holdfast.wire.chunked import ChunkedDecoder, ChunkError
+from holdfast.wire.exchange import (
+    Application,
+    BodyError,
+    BodyFault,
+    ClientGone,
+    Exchange,
+    ExchangeObserver,
+    Limits,
+)
+from holdfast.wire.http import HEAD_BYTES_MAX, SINGLE, Head, HeadError, parse_head
 
-_LOG = logging.getLogger("holdfast.s3")
+_LOG = logging.getLogger("holdfast.wire")
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _JOIN_BYTES_MAX = 16 << 10
 PIPELINED_BYTES_MAX = 64 << 10
@@ -42,11 +48,12 @@ class Shared:
     """What the connections of one server share: limits, counts, and whether it is draining."""
 
     def __init__(
-        self, application: Application, limits: Limits, observer: RequestObserver | None = None
+        self, application: Application, limits: Limits, observer: ExchangeObserver | None = None
     ) -> None:
         self.application = application
         self.limits = limits
         self.observer = observer
+        self.single = SINGLE | application.single_headers
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._body: deque[Buffer] = deque()
         self._body_bytes = 0
         self._body_done = True
-        self._body_error: S3Error | None = None
+        self._body_error: BodyError | None = None
         self._decoder: ChunkedDecoder | None = None
         self._coded: deque[bytes] = deque()
         self._coded_at = 0
@@ -205,7 +212,7 @@ class Connection(asyncio.Protocol):
             elif b"\n\n" in data or (data and not 0x41 <= data[0] <= 0x5A and data != b"\r"):
                 self._refuse(HeadError(400, "This is not an HTTP/1.1 request."))
             return
-        head = parse_head(data[: end + 2])
+        head = parse_head(data[: end + 2], shared.single)
         self._buffer = b""
         if isinstance(head, HeadError):
             self._refuse(head)
@@ -264,9 +271,9 @@ class Connection(asyncio.Protocol):
             shared.tasks.discard(task)
             self._finish(exchange)
 
-    def _tell(self, exchange: Exchange, observer: RequestObserver) -> None:
+    def _tell(self, exchange: Exchange, observer: ExchangeObserver) -> None:
         broken = self._shared.draining or not self._lost
-        observer.answered(describe(exchange, self._shared.loop.time(), broken_by_us=broken))
+        observer.over(exchange, self._shared.loop.time(), broken_by_us=broken)
 
     def _finish(self, exchange: Exchange) -> None:
         """The exchange is over: go on to the next, or close."""
@@ -355,7 +362,7 @@ class Connection(asyncio.Protocol):
             pieces, self._coded_at = decoder.feed_some(data, begun_at)
         except ChunkError as error:
             self._coded.clear()
-            self._fail_body(S3Error(Code.BAD_REQUEST, f"Transfer-Encoding: {error}"))
+            self._fail_body(BodyError(BodyFault.CODING, f"Transfer-Encoding: {error}"))
             return True
         self._body_bytes -= self._coded_at - begun_at
         for piece in pieces:
@@ -376,7 +383,7 @@ class Connection(asyncio.Protocol):
             self._coded.clear()
         return True
 
-    def _fail_body(self, error: S3Error) -> None:
+    def _fail_body(self, error: BodyError) -> None:
         self._body_error = self._body_error or error
         self._body_done = self._closing = True
         self._deadline = _NEVER
@@ -388,7 +395,7 @@ class Connection(asyncio.Protocol):
         if self._coded:
             self._cut = True  # The end may be in what was not decoded yet.
         elif not self._body_done:
-            self._fail_body(S3Error(Code.INCOMPLETE_BODY))
+            self._fail_body(BodyError(BodyFault.CUT, "The body ended before its announced end."))
 
     def read_body_now(self) -> Buffer | None:
         self._decode_some()
@@ -557,7 +564,7 @@ class Connection(asyncio.Protocol):
         if self._lingering or self._skipping or self._writing_paused:
             self.abort()
         elif self._exchange is not None:
-            self._fail_body(S3Error(Code.REQUEST_TIMEOUT))
+            self._fail_body(BodyError(BodyFault.LATE, "The body did not arrive in time."))
         elif self._buffer:
             self._refuse(HeadError(408, "The request's head did not arrive in time."))
         else:

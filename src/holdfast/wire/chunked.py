@@ -16,8 +16,9 @@ import hmac
 import re
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import Protocol
 
-from holdfast.base.checksums import Buffer, HmacSha256, feed
+from holdfast.base.checksums import Buffer, feed
 
 LINE_BYTES_MAX = 256
 """A size with a signature is 99 bytes; the longest trailer, a SHA-256 signature, is 90."""
@@ -33,7 +34,6 @@ _PLAIN_SIZE = re.compile(rb"([0-9a-fA-F]{1,10})\Z")
 _SIGNED_SIZE = re.compile(rb"([0-9a-fA-F]{1,10});chunk-signature=([0-9a-f]{64})\Z")
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([!-~](?:[ -~]*[!-~])?)[ \t]*\Z")
 _TRAILER_SIGNATURE = "x-amz-trailer-signature"
-_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 class Fault(Enum):
@@ -55,27 +55,16 @@ class ChunkError(Exception):
         self.fault = fault
 
 
-class ChunkSigner:
-    """The chain of signatures over chunks, begun by the signature of the request's head."""
-
-    def __init__(self, signing_key: HmacSha256, seed: str, amz_date: str, scope: str) -> None:
-        self._key = signing_key
-        self._previous = seed
-        self._stem = f"{amz_date}\n{scope}\n"
+class Signer(Protocol):
+    """The signatures that a signed body must have, each made from the one before."""
 
     def chunk(self, sha256_hex: str) -> str:
         """The signature of the next chunk, whose data has this digest."""
-        text = f"AWS4-HMAC-SHA256-PAYLOAD\n{self._stem}{self._previous}\n{_EMPTY_SHA256}\n{sha256_hex}"
-        return self._sign(text)
+        ...
 
     def trailer(self, trailers: bytes) -> str:
         """The signature of the trailers, each as `name:value` and a line feed."""
-        digest = hashlib.sha256(trailers).hexdigest()
-        return self._sign(f"AWS4-HMAC-SHA256-TRAILER\n{self._stem}{self._previous}\n{digest}")
-
-    def _sign(self, text: str) -> str:
-        self._previous = self._key.hexdigest(text.encode("ascii"))
-        return self._previous
+        ...
 
 
 class _State(Enum):
@@ -95,7 +84,7 @@ class ChunkedDecoder:
         self,
         *,
         length: int | None = None,
-        signer: ChunkSigner | None = None,
+        signer: Signer | None = None,
         trailers: Sequence[str] = (),
         signed_trailers: bool = False,
     ) -> None:

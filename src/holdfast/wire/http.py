@@ -18,8 +18,7 @@ _FIELD = re.compile(r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\n-\x1f\x7f]*)
 _DIGITS = re.compile(r"[0-9]+\Z")
 _AUTHORITY = re.compile(r"[A-Za-z0-9.\-_~:\[\]%]*\Z")
 
-# A second one of these is an attempt to be read in two ways.
-_SINGLE = frozenset(
+SINGLE = frozenset(
     {
         "host",
         "content-length",
@@ -30,15 +29,9 @@ _SINGLE = frozenset(
         "date",
         "expect",
         "range",
-        "x-amz-content-sha256",
-        "x-amz-copy-source",
-        "x-amz-copy-source-range",
-        "x-amz-date",
-        "x-amz-decoded-content-length",
-        "x-amz-security-token",
-        "x-amz-trailer",
     }
 )
+"""Headers of which a second one is an attempt to be read in two ways. Applications add their own."""
 
 
 class HeadError(NamedTuple):
@@ -62,8 +55,9 @@ class Head(NamedTuple):
     expects_continue: bool
 
 
-def parse_head(raw: bytes) -> Head | HeadError:
-    """Read a head. `raw` ends with the last header's CR LF, without the empty line."""
+def parse_head(raw: bytes, single: frozenset[str] = SINGLE) -> Head | HeadError:
+    """Read a head. `raw` ends with the last header's CR LF, without the empty line. A header of `single` may
+    come once."""
     try:
         text = raw.decode("ascii" if raw.isascii() else "utf-8")
     except UnicodeDecodeError:
@@ -84,7 +78,7 @@ def parse_head(raw: bytes) -> Head | HeadError:
         name = raw_name.lower()
         value = value.strip(" \t")
         if name in headers:
-            if name in _SINGLE:
+            if name in single:
                 return HeadError(400, f"The header {name} came more than once.")
             value = f"{headers[name]},{value}"
         headers[name] = value

@@ -1,0 +1,118 @@
+"""A server of HTTP/1.1: listens, hands each request to its application, drains.
+
+Starting raises InvalidInput with one sentence when the address cannot be had. Stopping takes no more
+connections, lets what is under way finish for a while, then closes what is left.
+"""
+
+import asyncio
+import errno
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import InvalidInput
+from holdfast.wire.connection import Connection, Shared
+from holdfast.wire.exchange import Application, ExchangeObserver, Limits
+
+_SWEEP_S = 1.0
+_BACKLOG = 1024
+_CLOSE_S = 2.0
+
+
+class Server:
+    """One address. `port` 0 takes a free one; `hint` says how to choose another."""
+
+    def __init__(
+        self,
+        application: Application,
+        clock: Clock,
+        *,
+        host: str,
+        port: int,
+        hint: str = "choose another.",
+        limits: Limits | None = None,
+        observer: ExchangeObserver | None = None,
+    ) -> None:
+        self._application = application
+        self._clock = clock
+        self._host = host
+        self._port = port
+        self._hint = hint
+        self._limits = limits or Limits()
+        self._observer = observer
+        self._shared: Shared | None = None
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is bound, once started."""
+        assert self._server is not None, "start first"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way, internal ones not counted."""
+        return self._shared.in_flight if self._shared else 0
+
+    async def start(self) -> None:
+        """Listen. Raises InvalidInput when the address cannot be had."""
+        assert self._server is None, "start once"
+        shared = Shared(self._application, self._limits, self._observer)
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(shared),
+                self._host,
+                self._port,
+                backlog=_BACKLOG,
+                reuse_address=True,
+            )
+        except OSError as error:
+            raise self._cannot_listen(error) from error
+        self._shared = shared
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(shared))
+
+    async def stop(self, drain_s: float = 10.0) -> None:
+        """Take no more requests, let those under way finish for up to `drain_s`, close the rest."""
+        server, shared, sweeper = self._server, self._shared, self._sweeper
+        if server is None or shared is None or sweeper is None:
+            return
+        server.close()
+        shared.drain()
+        try:
+            async with asyncio.timeout(drain_s):
+                while shared.tasks:
+                    await asyncio.wait(tuple(shared.tasks))
+        except TimeoutError:
+            for connection in tuple(shared.connections):
+                connection.abort()
+            for task in tuple(shared.tasks):
+                task.cancel()
+            await asyncio.gather(*shared.tasks, return_exceptions=True)
+        sweeper.cancel()
+        await asyncio.gather(sweeper, return_exceptions=True)
+        for connection in tuple(shared.connections):
+            connection.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await server.wait_closed()
+        except TimeoutError:
+            for connection in tuple(shared.connections):
+                connection.abort()
+        self._server = self._shared = self._sweeper = None
+
+    async def _sweep(self, shared: Shared) -> None:
+        while True:
+            await self._clock.sleep(_SWEEP_S)
+            shared.sweep()
+
+    def _cannot_listen(self, error: OSError) -> InvalidInput:
+        host, port = self._host, self._port
+        if error.errno == errno.EADDRINUSE:
+            return InvalidInput(
+                f"Port {port} on {host} is taken.", hint=f"Stop what listens there, or {self._hint}"
+            )
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            return InvalidInput(
+                f"No permission to listen on port {port} of {host}.",
+                hint=f"Ports below 1024 need a privilege; {self._hint}",
+            )
+        return InvalidInput(f"Cannot listen on {host}, port {port}: {error.strerror or error}.")
