@@ -1,0 +1,168 @@
+"""The rows by which nodes know each other. Pure: values and their bytes.
+
+Layouts are in `docs/formats-cluster.md`. What must hold: a row is written by its own node, except that
+`node remove` takes all of a node's rows away and whoever may fences it; and a row of a format that is newer
+than ours is refused, never guessed at.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from holdfast.base.errors import Damaged
+from holdfast.base.ids import StoreId
+from holdfast.index.port import Row, prefix_end
+
+FORMAT = 1
+
+CLUSTER_ROW = b"cluster"
+NODES = b"node/"
+BEATS = b"beat/"
+FENCES = b"fence/"
+
+NODE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+"""What a node's name looks like."""
+
+
+def node_row(name: str) -> bytes:
+    """The key of a node's own row."""
+    return NODES + name.encode()
+
+
+def beat_row(name: str) -> bytes:
+    """The key of a node's beat."""
+    return BEATS + name.encode()
+
+
+def fence_row(name: str) -> bytes:
+    """The key of a node's fence: its revision is what transactions that make packs expect."""
+    return FENCES + name.encode()
+
+
+class ClusterRow(Struct, frozen=True, array_like=True):
+    """`cluster`: which installation this index belongs to. `cluster` is the random name that stores carry in
+    their identity; `check` is made of the cluster's secret, so that a node with another one is told so."""
+
+    format: int
+    cluster: str
+    check: bytes
+    made_ms: int
+
+
+class MemberStore(Struct, frozen=True, array_like=True):
+    """A store as its owner sees it. `attachment` is the word of `stores.port.Attachment`, with the reason
+    why it is not `ready`; `takes_new` is false for one that is being emptied or is a spare that waits.
+    `draining` and `forced` are what was said about it by command, `into` is the store that takes over what
+    lies on it when it is being replaced. Space is not in here: whoever needs it asks the store."""
+
+    slot: str
+    store: StoreId
+    region: str
+    zone: str
+    host: str
+    device: str
+    attachment: str
+    reason: str = ""
+    takes_new: bool = True
+    draining: bool = False
+    forced: bool = False
+    into: str = ""
+    path: str = ""
+
+
+class NodeRow(Struct, frozen=True, array_like=True):
+    """`node/<name>`: who a node is. `uuid` is made with its data folder, `boot` at each start and is the
+    holder of its leases. `client` is where clients reach it, as `http://10.0.0.1:9000`; `peer` where other
+    nodes do, as `10.0.0.1:9100`; `protocols` are the versions of the peer protocol it speaks. `draining` is
+    set by `node drain`: its stores are being emptied, and balancers send it nothing new."""
+
+    format: int
+    uuid: str
+    boot: str
+    version: str
+    protocols: tuple[int, ...]
+    client: str
+    peer: str
+    region: str
+    zone: str
+    host: str
+    draining: bool
+    stopping: bool
+    stores: tuple[MemberStore, ...]
+    started_ms: int
+
+
+class BeatRow(Struct, frozen=True, array_like=True):
+    """`beat/<name>`: a node is at work. `count` grows with each beat of a boot, so that no two are alike.
+
+    `reading` is the oldest index revision at which a read that is still under way looked up its extents; with
+    none under way, the revision known when the beat began. `settled`: nothing of this node that a revision
+    up to this one might contradict is under way or in doubt (docs/cluster.md, "Fences and graves")."""
+
+    format: int
+    boot: str
+    count: int
+    reading: int
+    settled: int
+    ready: bool
+
+
+class FenceRow(Struct, frozen=True, array_like=True):
+    """`fence/<name>`: written anew by whoever wants nothing older of that node to land. `boot` is the process
+    that may make packs, empty after somebody else has fenced the node; `by` is the node that wrote it."""
+
+    format: int
+    boot: str
+    by: str
+
+
+T = TypeVar("T", ClusterRow, NodeRow, BeatRow, FenceRow)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: Mapping[type, msgspec.msgpack.Decoder[object]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (ClusterRow, NodeRow, BeatRow, FenceRow)
+}
+
+
+def encode(row: ClusterRow | NodeRow | BeatRow | FenceRow) -> bytes:
+    """A row as the index holds it."""
+    return _encoder.encode(row)
+
+
+def decode(kind: type[T], value: bytes) -> T:
+    """The other way. Raises Damaged for what was not written by a Holdfast that we know."""
+    try:
+        (format_,) = msgspec.msgpack.decode(value, type=list)[:1]
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Damaged(f"A row of the cluster cannot be read ({error}).") from None
+    if format_ != FORMAT:
+        raise Damaged(
+            f"A row of the cluster has format {format_}, this Holdfast knows {FORMAT}.",
+            hint="Update this node to the version of the others.",
+        )
+    try:
+        found = _decoders[kind].decode(value)
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"A row of the cluster cannot be read ({error}).") from None
+    assert isinstance(found, kind)
+    return found
+
+
+def name_of(key: bytes) -> str:
+    """The node that a key of `node/`, `beat/` or `fence/` belongs to."""
+    return key.split(b"/", 1)[1].decode()
+
+
+def rows_of(found: Sequence[object], kind: type[T]) -> dict[str, tuple[T, int]]:
+    """The rows of a scan with their revisions, by node."""
+    return {
+        name_of(row.key): (decode(kind, row.value), row.revision) for row in found if isinstance(row, Row)
+    }
+
+
+def all_of(prefix: bytes) -> tuple[bytes, bytes]:
+    """The range of a scan over all keys that begin so."""
+    return prefix, prefix_end(prefix)
