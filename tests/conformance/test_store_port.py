@@ -356,6 +356,9 @@ async def test_a_full_store_refuses_puts_and_takes_deletes(tmp_path: Path) -> No
         await store.put("two", [b"x"], timeout_s=T)
     with pytest.raises(StoreFull):
         await store.probe(timeout_s=T)
+    await store.put("needed", [b"x" * 5], timeout_s=T, reserve_share=0.5)
+    with pytest.raises(StoreFull):
+        await store.put("more", [b"x"], timeout_s=T, reserve_share=0.5)
     await store.delete("one", timeout_s=T)
     await store.put("two", [b"x"], timeout_s=T)
 

@@ -42,11 +42,13 @@ class LyingStore(FaultyStore):
         self._lying = script
         self._believed: dict[str, bytes] = {}
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         if self._lying.lies:
             self._believed[name] = b"".join(data)
         else:
-            await super().put(name, data, timeout_s=timeout_s)
+            await super().put(name, data, timeout_s=timeout_s, reserve_share=reserve_share)
 
     async def get(
         self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False

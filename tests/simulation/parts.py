@@ -114,10 +114,16 @@ class PluggedStore:
     def id(self) -> StoreId:
         return self._inner.id
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         self._log.began(self.id, name)
         try:
-            await self._call("put", name, lambda: self._inner.put(name, data, timeout_s=timeout_s))
+            await self._call(
+                "put",
+                name,
+                lambda: self._inner.put(name, data, timeout_s=timeout_s, reserve_share=reserve_share),
+            )
         except StoreOverdue:
             self._log.overdue.add((self.id, name))
             raise

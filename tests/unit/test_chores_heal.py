@@ -263,7 +263,9 @@ class Dropping:
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         await self._inner.usage(timeout_s=timeout_s)
 
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.base.errors import Fenced
+from holdfast.base.errors import Fenced, Unavailable
 from holdfast.packs.named import parse_named_shard
 from holdfast.recovery.journal import PATIENCE_S
 from holdfast.recovery.names import parse_piece, parse_snapshot
 from holdfast.recovery.upkeep import MERGE_EVERY_S, RUN, SETTLE_S
+from holdfast.stores.port import JOURNAL_SHARE
 from tests.kit.kept import INCARNATION, Kept, cut, delete, put
 from tests.kit.virtual import run_virtual
 
@@ -254,3 +255,21 @@ async def test_a_journal_that_cannot_be_written_keeps_little_and_catches_up() ->
     assert kept.journal.behind_s() == 0
     loaded, rows = await kept.loaded()
     assert (loaded.revision, rows) == (kept.rows.revision, kept.now())
+
+
+async def test_stores_that_are_full_take_the_journal_and_a_snapshot_all_the_same() -> None:
+    """Deleting is the way out of full stores, and what recovery does not know of is not removed."""
+    kept = Kept()
+    for memory in kept.rig.memories.values():
+        memory._bytes_capacity = memory._bytes_reserve = 1_000_000
+    with pytest.raises(Unavailable):
+        await kept.packs.write("other-thing", [b"x"])
+    await some_history(kept, random.Random(7), 30)
+    await kept.run_all()
+    assert kept.journal.covers(kept.rows.revision)
+    assert kept.snapshots.made
+    loaded, rows = await kept.loaded()
+    assert (loaded.revision, rows) == (kept.rows.revision, kept.now())
+    await kept.run_all()
+    taken = max(sum(map(len, memory._blobs.values())) for memory in kept.rig.memories.values())
+    assert taken <= JOURNAL_SHARE * 1_000_000

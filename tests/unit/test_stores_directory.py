@@ -18,7 +18,16 @@ from holdfast.base.randomness import SeededRandomness
 from holdfast.stores.directory import Attached, DirectoryOptions, attach, inspect
 from holdfast.stores.directory.blobs import default_reserve
 from holdfast.stores.identity import Expected, Noted
-from holdfast.stores.port import Attachment, Range, ShardMissing, StoreFailed, StoreFull, Usage
+from holdfast.stores.port import (
+    JOURNAL_SHARE,
+    MOVING_SHARE,
+    Attachment,
+    Range,
+    ShardMissing,
+    StoreFailed,
+    StoreFull,
+    Usage,
+)
 from tests.kit.stores import DiskOf, MovableClock, NoDirectReads, WatchedFiles, attached_store
 
 T = 60.0
@@ -233,6 +242,28 @@ async def test_the_reserve_is_kept_and_deletes_work_below_it(tmp_path: Path) -> 
     # What was freed is seen at once.
     disk.bytes_free = (1 << 30) + 4096
     await store.put("small", [b"x"], timeout_s=T)
+    await store.close()
+
+
+async def test_a_put_may_take_a_share_of_the_reserve_and_no_more(tmp_path: Path) -> None:
+    clock = MovableClock()
+    disk = DiskOf(bytes_total=10 << 30, bytes_free=1 << 30)
+    options = DirectoryOptions(bytes_reserve=1 << 30)
+    store = await attached_store(tmp_path / "disk1", options=options, clock=clock, files=disk)
+    with pytest.raises(StoreFull):
+        await store.put("client", [b"x"], timeout_s=T)
+    await store.put("moved", [b"x"], timeout_s=T, reserve_share=MOVING_SHARE)
+    for looks_again in (False, True):
+        clock.ahead_s += 1.0 * looks_again
+        disk.bytes_free = int((1 << 30) * (1 - MOVING_SHARE))
+        await store.usage(timeout_s=T)
+        with pytest.raises(StoreFull):
+            await store.put("more", [b"x"], timeout_s=T, reserve_share=MOVING_SHARE)
+        await store.put(f"journal-{looks_again}", [b"x"], timeout_s=T, reserve_share=JOURNAL_SHARE)
+        disk.bytes_free = int((1 << 30) * (1 - JOURNAL_SHARE))
+        await store.usage(timeout_s=T)
+        with pytest.raises(StoreFull):
+            await store.put("more", [b"x"], timeout_s=T, reserve_share=JOURNAL_SHARE)
     await store.close()
 
 

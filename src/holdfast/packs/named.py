@@ -155,9 +155,10 @@ class NamedPacks:
         self._randomness = randomness
         self._scheme = scheme
 
-    async def write(self, name: str, data: Sequence[Buffer]) -> Receipt:
+    async def write(self, name: str, data: Sequence[Buffer], *, reserve_share: float = 0.0) -> Receipt:
         """Write `data`, laid end to end, under a name that was not used before; at least 1 byte, at most
-        PACK_BYTES_MAX. Raises Unavailable when fewer than m + 1 stores take it."""
+        PACK_BYTES_MAX. It may take `reserve_share` of the stores' reserve. Raises Unavailable when fewer
+        than m + 1 stores take it."""
         assert NAME.match(name), f"{name!r} cannot name a pack"
         length = sum(map(len, data))
         assert 1 <= length <= PACK_BYTES_MAX
@@ -172,7 +173,8 @@ class NamedPacks:
             room=self._room,
         )
         manifest = encode_manifest([ManifestEntry("", name, "", 0, length)])
-        return (await writer.write(self._scheme(), list(data), manifest, length)).receipt
+        landed = await writer.write(self._scheme(), list(data), manifest, length, reserve_share=reserve_share)
+        return landed.receipt
 
     async def read(self, name: str) -> bytes:
         """The content of a name. Raises Missing, Damaged, Unavailable."""

@@ -119,10 +119,17 @@ class Writer:
         return self._late_bytes
 
     async def write(
-        self, promised: Scheme, payload: Sequence[Buffer], manifest: bytes, object_bytes: int
+        self,
+        promised: Scheme,
+        payload: Sequence[Buffer],
+        manifest: bytes,
+        object_bytes: int,
+        *,
+        reserve_share: float = 0.0,
     ) -> Landed:
         """Write a pack with this payload, of which `object_bytes` are not filling. A list is emptied, so
-        that its buffers go as soon as they are encoded.
+        that its buffers go as soon as they are encoded. `reserve_share` is what it may take of the stores'
+        reserve.
 
         Raises BelowFloor, with nothing to be seen of it.
         """
@@ -136,7 +143,7 @@ class Writer:
         scheme: Scheme | None = None
         encoded: Encoded | None = None
         for _ in range(ROUNDS_MAX):
-            candidates = self.candidates(exclude, promised.m + 1)
+            candidates = self.candidates(exclude, promised.m + 1, when_full=reserve_share > 0)
             chosen = choose_scheme(promised, stored, len(candidates))
             if chosen is None:
                 break
@@ -146,7 +153,7 @@ class Writer:
                 buffers = encoded.stored()
             pack = new_pack_id(self._randomness)
             row = PackRow(chosen, payload_bytes, len(manifest), object_bytes, ())
-            outcome = await self._round(pack, promised, row, encoded, candidates)
+            outcome = await self._round(pack, promised, row, encoded, candidates, reserve_share)
             if isinstance(outcome, Landed):
                 return outcome
             exclude |= outcome
@@ -156,9 +163,10 @@ class Writer:
             hint="Bring stores back or free space; `holdfast status` names them.",
         )
 
-    def candidates(self, exclude: set[StoreId], enough: int) -> list[StoreId]:
+    def candidates(self, exclude: set[StoreId], enough: int, *, when_full: bool = False) -> list[StoreId]:
         """Stores to write to, best first, in random order among equals: who has twice the room comes twice
-        as often before the other. Suspect ones only when the others are not `enough`."""
+        as often before the other. Suspect ones only when the others are not `enough`; full ones only, and
+        last, where `when_full` says so."""
         health = self._health
         rooms = {
             store: room for store in self._stores if store not in exclude and (room := self._room(store)) > 0
@@ -167,12 +175,11 @@ class Writer:
         self._shuffle(attached)
         if len(set(rooms.values())) > 1:
             attached = most_room_first(attached, rooms, self._randomness)
-        well = [store for store in attached if health.waited_for(store) and not health.is_full(store)]
-        slow = [
-            store
-            for store in attached
-            if health.state(store) is StoreState.SITTING_OUT and not health.is_full(store)
-        ]
+        if when_full:
+            attached.sort(key=health.is_full)
+        usable = [store for store in attached if when_full or not health.is_full(store)]
+        well = [store for store in usable if health.waited_for(store)]
+        slow = [store for store in usable if health.state(store) is StoreState.SITTING_OUT]
         chosen = well + slow
         if len(chosen) < enough:
             chosen += [
@@ -182,7 +189,9 @@ class Writer:
             ]
         return chosen
 
-    async def put_shard(self, pack: PackId, row: PackRow, encoded: Encoded, attempt: Attempt) -> None:
+    async def put_shard(
+        self, pack: PackId, row: PackRow, encoded: Encoded, attempt: Attempt, reserve_share: float = 0.0
+    ) -> None:
         """One shard to its store. Raises the store's errors."""
         header = ShardHeader(
             pack, attempt.shard, attempt.attempt, row.scheme, row.payload_bytes, row.manifest_bytes
@@ -200,10 +209,17 @@ class Writer:
             self._prefix + shard_name(pack, attempt.shard, attempt.attempt),
             [encode_head(header, checksums), *encoded.units[attempt.shard]],
             timeout_s=PUT_TIMEOUT_S,
+            reserve_share=reserve_share,
         )
 
     async def _round(
-        self, pack: PackId, promised: Scheme, row: PackRow, encoded: Encoded, candidates: list[StoreId]
+        self,
+        pack: PackId,
+        promised: Scheme,
+        row: PackRow,
+        encoded: Encoded,
+        candidates: list[StoreId],
+        reserve_share: float,
     ) -> Landed | set[StoreId]:
         health = self._health
         real = sorted(encoded.units)
@@ -223,7 +239,7 @@ class Writer:
         )
         tasks: dict[asyncio.Task[None], Attempt] = {}
         try:
-            await self._carry_out(write_round, tasks, pack, row, encoded)
+            await self._carry_out(write_round, tasks, pack, row, encoded, reserve_share)
         finally:
             # Also when the caller gave up: what has begun lands all the same.
             late = {attempt: task for task, attempt in tasks.items()}
@@ -264,13 +280,15 @@ class Writer:
         pack: PackId,
         row: PackRow,
         encoded: Encoded,
+        reserve_share: float,
     ) -> None:
         """Put shards until the round has its verdict; `tasks` are the puts that have not answered."""
         health, clock = self._health, self._clock
 
         def begin(attempts: Sequence[Attempt]) -> None:
             for attempt in attempts:
-                tasks[asyncio.create_task(self.put_shard(pack, row, encoded, attempt))] = attempt
+                put = self.put_shard(pack, row, encoded, attempt, reserve_share)
+                tasks[asyncio.create_task(put)] = attempt
 
         begin(write_round.start())
         while write_round.verdict is None:

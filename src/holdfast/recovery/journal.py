@@ -30,6 +30,7 @@ from holdfast.recovery.format import (
     next_chain,
 )
 from holdfast.recovery.names import PREFIX, Lineage, PieceName, SnapshotName, kept_of, path_from
+from holdfast.stores.port import JOURNAL_SHARE
 
 EVERY_S = 1.0
 PIECE_BYTES = 1 << 20
@@ -211,7 +212,7 @@ class Journal:
             (),
         )
         data = encode_piece(piece, self._pending)
-        await self._packs.write(str(name), [data])
+        await self._packs.write(str(name), [data], reserve_share=JOURNAL_SHARE)
         self.sizes[str(name)] = len(data)
         self.position = self._pending_at = Position(at.revision, at.chain, before.size + len(data))
         self._pending, self._pending_bytes = [], 0

@@ -17,6 +17,7 @@ from holdfast.packs.named import NamedPacks
 from holdfast.recovery.format import FORMAT, Head, encode_head, encode_page
 from holdfast.recovery.journal import Journal, LastSnapshot
 from holdfast.recovery.names import PREFIX, SnapshotName, kept_of, superfluous
+from holdfast.stores.port import JOURNAL_SHARE
 
 JOURNAL_BYTES_MIN = 16 << 20
 PAGE_BYTES = 2 << 20
@@ -141,7 +142,7 @@ class Snapshots:
             digest = blake2b(digest_size=16)
             for part in page:
                 digest.update(part)
-            await self._packs.write(making.name.page(len(making.written)), page)
+            await self._packs.write(making.name.page(len(making.written)), page, reserve_share=JOURNAL_SHARE)
             making.written.append(digest.digest())
             making.rows_total += len(making.rows)
             making.size += making.rows_bytes
@@ -168,7 +169,7 @@ class Snapshots:
             journal.ancestors,
         )
         raw = encode_head(head)
-        await self._packs.write(making.name.head, [raw])
+        await self._packs.write(making.name.head, [raw], reserve_share=JOURNAL_SHARE)
         making.written.append(blake2b(raw, digest_size=16).digest())
         making.head = head
         return True

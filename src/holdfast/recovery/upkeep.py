@@ -17,6 +17,7 @@ from holdfast.packs.named import Missing, NamedPacks
 from holdfast.recovery.format import FORMAT, Piece, decode_piece, encode_piece, encoded_changes
 from holdfast.recovery.journal import Journal
 from holdfast.recovery.names import PREFIX, PieceName, lineage_of, parse_piece, to_merge
+from holdfast.stores.port import JOURNAL_SHARE
 
 RUN = 64
 MERGED_BYTES_MAX = 1 << 20
@@ -166,7 +167,7 @@ class Upkeep:
             (),
         )
         data = encode_piece(whole, [raw for part in parts for raw in encoded_changes(part)])
-        await self._packs.write(str(name), [data])
+        await self._packs.write(str(name), [data], reserve_share=JOURNAL_SHARE)
         if await self._packs.check(str(name)) != data:
             raise Damaged(f"{name} is not what was written.")
         for part in run:

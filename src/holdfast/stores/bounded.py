@@ -39,8 +39,13 @@ class BoundedStore:
     def id(self) -> StoreId:
         return self._inner.id
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
-        await self._bounded(lambda left_s: self._inner.put(name, data, timeout_s=left_s), timeout_s)
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
+        await self._bounded(
+            lambda left_s: self._inner.put(name, data, timeout_s=left_s, reserve_share=reserve_share),
+            timeout_s,
+        )
 
     async def get(
         self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False

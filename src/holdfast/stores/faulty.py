@@ -100,18 +100,23 @@ class FaultyStore:
     def id(self) -> StoreId:
         return self._inner.id
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         # Whoever lands late needs bytes that the caller will not have changed by then.
         kept = (b"".join(data),) if self._may_be_late() else data
+
+        async def put(left_s: float) -> None:
+            await self._inner.put(name, kept, timeout_s=left_s, reserve_share=reserve_share)
 
         async def land(left_s: float) -> None:
             if self.script.full:
                 raise StoreFull(f"Store {self.id} is full (injected).", store=self.id)
             if self._chance(self.script.sync_errors):
                 if self._chance(0.5):
-                    await self._inner.put(name, kept, timeout_s=left_s)
+                    await put(left_s)
                 raise self._io_error("sync")
-            await self._inner.put(name, kept, timeout_s=left_s)
+            await put(left_s)
 
         await self._change(land, timeout_s)
 

@@ -68,10 +68,12 @@ class MeasuredStore:
     def id(self) -> StoreId:
         return self._inner.id
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         started = self._begin(Operation.PUT)
         try:
-            await self._inner.put(name, data, timeout_s=timeout_s)
+            await self._inner.put(name, data, timeout_s=timeout_s, reserve_share=reserve_share)
         except BaseException as error:
             self._tell(Operation.PUT, started, bytes_of(data), error)
             raise

@@ -87,6 +87,15 @@ PEEK_BYTES_MAX = 64 << 10
 """What `peek` answers at most: small enough to be copied on the loop in passing."""
 
 
+MOVING_SHARE = 1 / 4
+"""What part of the reserve may be taken by what gives back more than it takes."""
+
+JOURNAL_SHARE = 1 / 2
+"""The part for what the index needs to be found again: without it nothing may be moved or removed."""
+
+assert 0 < MOVING_SHARE < JOURNAL_SHARE < 1, "the rest is for the index's own log, and for deletes"
+
+
 def is_peekable(ranges: Sequence[Range]) -> bool:
     """Whether the ranges are small enough for `peek`."""
     total = 0
@@ -122,8 +131,11 @@ class Store(Protocol):
         """Who this is, for its lifetime, wherever it is plugged in."""
         ...
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
-        """Create `name` with the pieces of `data` laid end to end; return when it is durable.
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
+        """Create `name` with the pieces of `data` laid end to end; return when it is durable. It may take
+        `reserve_share` of the reserve, where nothing is left above it.
 
         Raises ShardExists, StoreFull, StoreReadOnly, StoreFailed, StoreOverdue, StoreBusy.
         """

@@ -100,6 +100,7 @@ class Blobs:
         self._unnamed = True
         self._temporary_names = itertools.count(1)
         self.usage = Usage(0, 0, 0)
+        self._bytes_above = 0
 
     @property
     def path(self) -> str:
@@ -130,9 +131,11 @@ class Blobs:
 
     # Writing
 
-    def put(self, name: str, data: Sequence[Buffer], size: int, measure: bool) -> None:
-        """Create a blob. With `measure`, look first how much room there is."""
-        if measure and size > self.measure().bytes_free:
+    def put(self, name: str, data: Sequence[Buffer], size: int, measure_with: float | None) -> None:
+        """Create a blob. With a share of the reserve that it may take, look first how much room there is."""
+        if measure_with is not None:
+            self.measure()
+        if measure_with is not None and size > self.room(measure_with):
             raise StoreFull(
                 f"{self.path}: no room for {size} bytes above the reserve.", store=str(self._store)
             )
@@ -389,8 +392,13 @@ class Blobs:
         reserve = self._bytes_reserve
         if reserve is None:
             reserve = default_reserve(total)
-        self.usage = Usage(total, max(0, space.f_bavail * space.f_frsize - reserve), reserve)
+        self._bytes_above = space.f_bavail * space.f_frsize - reserve
+        self.usage = Usage(total, max(0, self._bytes_above), reserve)
         return self.usage
+
+    def room(self, reserve_share: float) -> int:
+        """What may still be written, as last measured, with so much of the reserve."""
+        return self._bytes_above + int(reserve_share * self.usage.bytes_reserve)
 
     def _names(self, path: str) -> list[str]:
         try:

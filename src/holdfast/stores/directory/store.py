@@ -213,7 +213,9 @@ class DirectoryStore:
         """The directory's absolute path, as it was at attach."""
         return self._path
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         check_name(name)
         blobs = self._opened()
         size = bytes_of(data)
@@ -222,10 +224,11 @@ class DirectoryStore:
             # Only one put a second pays for it; whoever comes meanwhile goes by the last measure.
             self._measured_at = self._clock.monotonic()
             self._bytes_put = 0
-        elif self._bytes_put + size > blobs.usage.bytes_free:
+        elif self._bytes_put + size > blobs.room(reserve_share):
             raise StoreFull(f"{self._path}: no room for {size} bytes above the reserve.", store=self._id)
         self._bytes_put += size
-        await self._run(self._lanes.write, timeout_s, "writing", blobs.put, name, data, size, measure)
+        share = reserve_share if measure else None
+        await self._run(self._lanes.write, timeout_s, "writing", blobs.put, name, data, size, share)
 
     async def get(
         self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False

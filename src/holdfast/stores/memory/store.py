@@ -69,13 +69,15 @@ class MemoryStore:
     def id(self) -> StoreId:
         return self._id
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         check_name(name)
         self._check_open()
         size = bytes_of(data)
         if name in self._blobs:
             raise self._exists(name)
-        if size > self._bytes_free():
+        if size > self._bytes_free() + reserve_share * self._bytes_reserve:
             raise StoreFull(f"Store {self._id} has no room for {size} bytes.", store=self._id)
         # A copy: the caller may reuse its buffers as soon as we return or fail.
         await self._land(name, b"".join(data), timeout_s)
