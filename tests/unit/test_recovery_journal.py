@@ -9,9 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.base.errors import Fenced, Unavailable
+from holdfast.index.memory import MemoryRows
+from holdfast.index.port import Row
 from holdfast.packs.named import parse_named_shard
+from holdfast.recovery.first_snapshot import write_first
+from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
 from holdfast.recovery.journal import PATIENCE_S
-from holdfast.recovery.names import parse_piece, parse_snapshot
+from holdfast.recovery.names import PREFIX, Lineage, parse_piece, parse_snapshot
 from holdfast.recovery.upkeep import MERGE_EVERY_S, RUN, SETTLE_S
 from holdfast.stores.port import JOURNAL_SHARE
 from tests.kit.kept import INCARNATION, Kept, cut, delete, put
@@ -273,3 +277,39 @@ async def test_stores_that_are_full_take_the_journal_and_a_snapshot_all_the_same
     await kept.run_all()
     taken = max(sum(map(len, memory._blobs.values())) for memory in kept.rig.memories.values())
     assert taken <= JOURNAL_SHARE * 1_000_000
+
+
+async def test_an_index_that_is_lost_again_before_it_made_a_snapshot_is_known_by_its_first() -> None:
+    kept, chance = Kept(), random.Random(8)
+    await some_history(kept, chance, 60)
+    await kept.run_all()
+    before = await kept.packs.list(PREFIX)
+    # Recovery writes the first snapshot of the new index; then that one serves, and makes none.
+    now = [Row(key, value, revision) for key, (value, revision) in sorted(kept.now().items())]
+    again = Lineage(1, "cd" * 16)
+    made = LineageRow(FORMAT, 1, (INCARNATION,), 0)
+    revision = kept.rows.revision + 1
+    now.append(Row(LINEAGE_ROW, encode_lineage(made), revision))
+    first = await write_first(
+        kept.packs, now, again, revision, made.ancestors, 0, kept.rig.randomness, page_bytes=500
+    )
+    kept.rows = MemoryRows(again.incarnation)
+    for row in now:
+        kept.rows._rows[row.key] = row
+    kept.rows._keys = sorted(kept.rows._rows)
+    kept.rows.revision = revision
+    kept.live(journal_bytes_min=1 << 30)
+    await some_history(kept, chance, 40)
+    while await kept.journal.step():
+        pass
+    assert kept.journal.covers(kept.rows.revision)
+    loaded, rows = await kept.loaded()
+    assert (loaded.lineage, loaded.snapshot) == (again, first)
+    assert (loaded.revision, rows) == (kept.rows.revision, kept.now())
+    assert (loaded.gap, loaded.ancestors) == ("", (INCARNATION,))
+    # What the older index left goes when there are two snapshots of the new one, and not before.
+    assert set(before) <= set(await kept.packs.list(PREFIX))
+    await kept.run_all()
+    assert kept.snapshots.made == 1
+    assert not set(before) & set(await kept.packs.list(PREFIX))
+    assert (await kept.loaded())[1] == kept.now()

@@ -79,6 +79,11 @@ def sentences_of(report: Report) -> Iterator[str]:
         yield f"Nothing was written. The new index would lie on {', '.join(report.members)}."
         return
     yield f"The new index {report.incarnation} lies on {', '.join(report.members)}."
+    if report.first_snapshot_failed:
+        yield (
+            f"  its first snapshot could not be written ({report.first_snapshot_failed}): until the node has "
+            "made one, minutes after its start, what is done would be lost with it"
+        )
     for path in report.set_aside:
         yield f"  set aside: {path}; remove it when all is well"
     yield f"Credentials: {report.credentials}. `holdfast serve` starts the node; then run `holdfast verify`."

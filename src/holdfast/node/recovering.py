@@ -20,6 +20,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, HoldfastError, InvalidInput, Unavailable
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
+from holdfast.health import StoreHealth
 from holdfast.index.port import prefix_end
 from holdfast.index.sqlite.folder import DirectoryFolder
 from holdfast.index.sqlite.recovery import Choice, Verdict, choose
@@ -33,17 +34,19 @@ from holdfast.node.index import Members
 from holdfast.node.keeper import Held
 from holdfast.node.placing import place_stores
 from holdfast.node.runtime import DataLock
-from holdfast.packs.named import find_names
+from holdfast.packs.named import NamedPacks, find_names
 from holdfast.recovery.applying import Applied, Applier, Told, candidates, read_young
+from holdfast.recovery.first_snapshot import write_first
 from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
 from holdfast.recovery.loading import Loaded, follow_log, load, newest_lineage
-from holdfast.recovery.names import PREFIX, lineages_of
+from holdfast.recovery.names import PREFIX, Lineage, lineages_of
 from holdfast.recovery.report import Report, StoreFound
 from holdfast.recovery.scratch import Scratch
 from holdfast.recovery.surveying import Survey, survey
 from holdfast.stores.directory import DirectoryOptions, attach, inspect
 from holdfast.stores.identity import Expected, Identity, Noted
 from holdfast.stores.port import Attachment, Store
+from holdfast.topology import Location, Topology
 
 ATTACH_TIMEOUT_S = 30.0
 SCRATCH_NAME = "recovery.tmp"
@@ -100,6 +103,7 @@ class _Run:
         self._remains: list[tuple[tuple[int, int], str, Path]] = []
         self._revision = 0
         self._number = 0
+        self._ancestors: tuple[str, ...] = ()
 
     async def run(self, stack: AsyncExitStack) -> Report:
         began = self._clock.monotonic()
@@ -141,8 +145,7 @@ class _Run:
             report, journal_revision=journal_revision, log_member=log_member, log_changes=log_changes
         )
         if not self._wanted.dry_run:
-            aside = await self._write(scratch, incarnation, members)
-            report = replace(report, set_aside=tuple(aside))
+            report = await self._write(scratch, incarnation, members, stores, report)
         report = replace(report, seconds=round(self._clock.monotonic() - began, 3))
         if not self._wanted.dry_run:
             self._keep(report)
@@ -352,8 +355,16 @@ class _Run:
         made_ms = int(self._clock.wall() * 1000)
         row = LineageRow(FORMAT, self._number, tuple(ancestors), made_ms)
         scratch.apply(self._next(), ((LINEAGE_ROW, encode_lineage(row)),), ())
+        self._ancestors = row.ancestors
 
-    async def _write(self, scratch: Scratch, incarnation: str, members: Members) -> list[str]:
+    async def _write(
+        self,
+        scratch: Scratch,
+        incarnation: str,
+        members: Members,
+        stores: Mapping[StoreId, Store],
+        report: Report,
+    ) -> Report:
         aside = self._set_aside(members)
         accesses = [members.all[name] for name in members.first]
         refounding = Refounding(
@@ -363,8 +374,38 @@ class _Run:
         refounding.write()
         # From here on the old index is not believed any more; until `join` there is no new one.
         await self._note(incarnation, members)
+        report = await self._write_first(scratch, incarnation, stores, report)
         refounding.join()
-        return aside
+        return replace(report, set_aside=tuple(aside))
+
+    async def _write_first(
+        self, scratch: Scratch, incarnation: str, stores: Mapping[StoreId, Store], report: Report
+    ) -> Report:
+        """The new index's first snapshot, before it can be opened: what is done on it is never known to the
+        journal alone. Stores that do not take it are no reason to be without an index."""
+        topology = Topology(
+            Location(held.id, held.place.region, held.place.zone, held.place.host, held.device)
+            for held in self.held.values()
+            if held.id is not None
+        )
+        health = StoreHealth(list(stores), self._config.scheme.m, self._clock.monotonic())
+        packs = NamedPacks(
+            stores, lambda: topology, health, self._clock, self._randomness, lambda: self._config.scheme
+        )
+        try:
+            name = await write_first(
+                packs,
+                scratch.scan(b""),
+                Lineage(self._number, incarnation),
+                self._revision,
+                self._ancestors,
+                int(self._clock.wall() * 1000),
+                self._randomness,
+            )
+        except HoldfastError as error:
+            self._tell(f"the first snapshot of the new index is left to the node: {error}")
+            return replace(report, first_snapshot_failed=str(error))
+        return replace(report, first_snapshot=name.head)
 
     def _set_aside(self, members: Members) -> list[str]:
         """Move what lies where an index lay. It is kept: a person may still want it."""
@@ -461,6 +502,8 @@ class _Run:
             revision=self._revision,
             members=members.first,
             set_aside=(),
+            first_snapshot="",
+            first_snapshot_failed="",
             credentials=self._credentials(),
             missing_from_ms=loaded.written_ms,
             missing_to_ms=None,

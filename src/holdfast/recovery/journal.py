@@ -29,7 +29,7 @@ from holdfast.recovery.format import (
     first_chain,
     next_chain,
 )
-from holdfast.recovery.names import PREFIX, Lineage, PieceName, SnapshotName, kept_of, path_from
+from holdfast.recovery.names import PREFIX, Lineage, PieceName, SnapshotName, kept_of, lineages_of, path_from
 from holdfast.stores.port import JOURNAL_SHARE
 
 EVERY_S = 1.0
@@ -98,6 +98,8 @@ class Journal:
         self.starts_anew = False
         """Whether what was written before does not lead to where the journal is: a snapshot is due."""
         self._anew_since = 0.0
+        self.older_left = False
+        """Whether an index that this one was made from has left something: the next snapshot lets it go."""
         self.gaps = 0
         """How often something was found that cannot be read: a snapshot begun before does not help."""
         self.generation = 0
@@ -233,6 +235,7 @@ class Journal:
             )
         self.ancestors = made.ancestors if made else ()
         self.lineage = lineage
+        self.older_left = any(older.number < lineage.number for older in lineages_of(names))
         self.snapshot = found.snapshot
         if found.position is None:
             self._begin_anew(status.revision)

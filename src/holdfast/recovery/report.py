@@ -17,7 +17,9 @@ class StoreFound(Struct, frozen=True):
 class Report(Struct, frozen=True, kw_only=True):
     """All of it. Times are milliseconds since 1970 UTC, by the wall clock of the node that is gone.
     `missing_from_ms` to `missing_to_ms` is when changes may have been made that are not there any more;
-    `log_changes` were read behind the journal's end from `log_member`, which was left of the index."""
+    `log_changes` were read behind the journal's end from `log_member`, which was left of the index.
+    `first_snapshot` is what the new index can be made again from before the node has written anything; where
+    it could not be written, `first_snapshot_failed` says why."""
 
     dry_run: bool
     cluster: str
@@ -60,6 +62,8 @@ class Report(Struct, frozen=True, kw_only=True):
     revision: int
     members: tuple[str, ...]
     set_aside: tuple[str, ...]
+    first_snapshot: str
+    first_snapshot_failed: str
     credentials: str
     missing_from_ms: int
     missing_to_ms: int | None

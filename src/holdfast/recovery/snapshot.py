@@ -91,7 +91,7 @@ class Snapshots:
         journal = self._journal
         if not journal.is_open:
             return False
-        if self._asked or journal.starts_anew:
+        if self._asked or journal.starts_anew or journal.older_left:
             return True
         last = journal.snapshot.head if journal.snapshot else None
         grown = journal.position.size - (last.journal_bytes if last else 0)
@@ -195,6 +195,7 @@ class Snapshots:
         journal.snapshot = LastSnapshot(making.name, head)
         if making.gaps == journal.gaps:
             journal.starts_anew = False
+        journal.older_left = False
         self._making = None
         self.made += 1
         names = await self._packs.list(PREFIX)
