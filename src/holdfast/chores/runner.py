@@ -146,7 +146,7 @@ class ChoreRunner:
             if slot.lease is not None and not await slot.lease.hold():
                 slot.become(ChoreState.ELSEWHERE, "another node holds its lease")
                 return False
-            urgent = isinstance(slot.chore, HasUrgency) and slot.chore.is_urgent
+            urgent = slot.urgency is not None and slot.urgency.is_urgent
             with self._giving_way.work(slot.tally, urgent=urgent):
                 slot.step_began()
                 worked = await slot.chore.step()
@@ -180,6 +180,9 @@ class _Slot:
 
     def __init__(self, chore: Chore, lease: ChoreLease | None) -> None:
         self.chore = chore
+        # Asked once: whether a chore has them is slow to find out, and does not change.
+        self.progress = chore if isinstance(chore, HasProgress) else None
+        self.urgency = chore if isinstance(chore, HasUrgency) else None
         self.lease = lease
         self.tally = Tally()
         self.may_run = asyncio.Event()
@@ -217,8 +220,8 @@ class _Slot:
     def step_ended(self, now: float, *, worked: bool) -> None:
         self._units += worked
         self.become(ChoreState.WORKING if worked else ChoreState.IDLE)
-        if isinstance(self.chore, HasProgress):
-            self._rate.sample(self.chore.progress().done, now)
+        if self.progress is not None:
+            self._rate.sample(self.progress.progress().done, now)
 
     def failed(self, error: HoldfastError, now: float) -> None:
         self.become(ChoreState.FAILED, str(error))
@@ -226,7 +229,7 @@ class _Slot:
         self._last_error, self._last_error_at = str(error), now
 
     def status(self, now: float, rests: float) -> ChoreStatus:
-        progress = self.chore.progress() if isinstance(self.chore, HasProgress) else None
+        progress = self.progress.progress() if self.progress is not None else None
         why = f"by `holdfast chores pause {self.chore.name}`" if not self.may_run.is_set() else ""
         why = self.stopped or why
         return ChoreStatus(

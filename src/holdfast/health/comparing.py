@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
-from holdfast.health.fence import upper_fence
+from holdfast.health.fence import SLOW_FLOOR_S, upper_fence
 from holdfast.health.record import JUDGED, Record
 from holdfast.health.transitions import StoreState
 from holdfast.stores.measured import Operation
@@ -35,16 +35,16 @@ def compare(records: Mapping[StoreId, Record], looked_at: float, now: float) -> 
     beyond: dict[StoreId, dict[str, str]] = {}
     ordinary: set[StoreId] = set()
     for operation in JUDGED:
-        recent = {
-            store: typical
-            for store, record in records.items()
-            if record.state is not StoreState.SITTING_OUT
-            and (typical := record.lately[operation].typical(now - PEERS_RECENT_S, lenient=False)) is not None
-        }
+        recent: dict[StoreId, float] | None = None
         for store, record in records.items():
             own = _own(record, operation, looked_at, now)
             if own is None:
                 continue
+            if own <= SLOW_FLOOR_S:
+                ordinary.add(store)  # no fence is lower, whatever the peers do
+                continue
+            if recent is None:
+                recent = _recent(records, operation, now)
             fence = upper_fence([typical for peer, typical in recent.items() if peer != store])
             if fence is None or own <= fence:
                 ordinary.add(store)
@@ -53,6 +53,17 @@ def compare(records: Mapping[StoreId, Record], looked_at: float, now: float) -> 
     if 2 * len(beyond) > len(records):
         return Comparison({}, frozenset(ordinary | beyond.keys()))
     return Comparison(beyond, frozenset(ordinary))
+
+
+def _recent(records: Mapping[StoreId, Record], operation: Operation, now: float) -> dict[StoreId, float]:
+    """What those who are a yardstick typically needed."""
+    after = now - PEERS_RECENT_S
+    return {
+        store: typical
+        for store, record in records.items()
+        if record.state is not StoreState.SITTING_OUT
+        and (typical := record.lately[operation].typical(after, lenient=False)) is not None
+    }
 
 
 def _own(record: Record, operation: Operation, looked_at: float, now: float) -> float | None:

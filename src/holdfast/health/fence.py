@@ -49,7 +49,7 @@ class Lately:
         self._samples: deque[tuple[float, float]] = deque(maxlen=SAMPLES_KEPT)
 
     def add(self, at: float, seconds: float) -> None:
-        """A call that took `seconds` ended at `at`."""
+        """A call that took `seconds` ended at `at`, not before those that were told earlier."""
         self._samples.append((at, seconds))
 
     def clear(self) -> None:
@@ -59,9 +59,14 @@ class Lately:
     def typical(self, after: float, *, lenient: bool) -> float | None:
         """The median of the calls that ended after `after`, None without any. Of two, the quicker one when
         `lenient`, else the slower one: in doubt a store is innocent, and its peers are no better."""
-        found = sorted(seconds for at, seconds in self._samples if at > after)
+        found: list[float] = []
+        for at, seconds in reversed(self._samples):
+            if at <= after:
+                break
+            found.append(seconds)
         if not found:
             return None
+        found.sort()
         return found[(len(found) - 1) // 2 if lenient else len(found) // 2]
 
 
