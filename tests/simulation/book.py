@@ -73,11 +73,14 @@ class Book(Struct):
         self.requests += 1
         return Open(self.requests, key, what, tick, at)
 
-    def promise(self, key: str, token: str, etag: str, data: bytes) -> None:
-        """These bytes will be written as this version."""
+    def promise(self, key: str, token: str, data: bytes, etag_of_parts: str = "") -> str:
+        """These bytes will be written as this version. Answers its etag."""
+        digest = etag_of(data)
+        etag = etag_of_parts or digest
         self.versions[token] = Version(key, etag)
-        self.bytes_of[etag] = self.bytes_of[etag_of(data)] = data
-        self.digests[etag] = etag_of(data)
+        self.bytes_of[etag] = self.bytes_of[digest] = data
+        self.digests[etag] = digest
+        return etag
 
     def promise_copy(self, key: str, token: str, source: str) -> None:
         """A copy of whatever lies at `source` will be written as this version."""

@@ -185,8 +185,8 @@ class Client:
         sizes = [least + self._chance.below(least * 4) for _ in range(self._chance.below(4))]
         sizes.append(1 + self._chance.below(least))
         parts = [make_bytes(f"{token}.{number}", size) for number, size in enumerate(sizes)]
-        etag = etag_of_parts(parts)
-        self._book.promise(f"{bucket}/{key}", token, etag, b"".join(parts))
+        etags = [etag_of(part) for part in parts]
+        etag = self._book.promise(f"{bucket}/{key}", token, b"".join(parts), etag_of_parts(etags))
         create = m.CreateUpload(bucket=bucket, key=key, metadata=((TOKEN, token),))
         try:
             upload = await self._send(
@@ -194,8 +194,9 @@ class Client:
             )
             for number, part in enumerate(parts, 1):
                 if self._chance.below(8) == 0:
-                    await self._upload(upload, number, make_bytes(f"{token}.other", least))
-                await self._upload(upload, number, part)
+                    other = make_bytes(f"{token}.other", least)
+                    await self._upload(upload, number, other, etag_of(other))
+                await self._upload(upload, number, part, etags[number - 1])
             if self._chance.below(5) == 0:
                 await self._send(
                     self._begin(bucket, key, "abort"),
@@ -211,7 +212,7 @@ class Client:
             bucket=bucket,
             key=key,
             upload=upload.upload,
-            parts=tuple(m.CompletePart(number, etag_of(part)) for number, part in enumerate(parts, 1)),
+            parts=tuple(m.CompletePart(number, part) for number, part in enumerate(etags, 1)),
         )
         open_ = self._begin(bucket, key, "complete")
         try:
@@ -224,7 +225,7 @@ class Client:
 
     # How they go
 
-    async def _upload(self, upload: m.Upload, number: int, data: bytes) -> None:
+    async def _upload(self, upload: m.Upload, number: int, data: bytes, etag: str) -> None:
         def send(node: SimulatedNode) -> Awaitable[m.Stored]:
             body = SimulatedBody(data, self._world.clock)
             return node.objects.upload_part(
@@ -235,7 +236,7 @@ class Client:
 
         open_ = self._begin(upload.bucket, upload.key, "part")
         stored = await self._send(open_, len(data), send)
-        assert stored.etag == etag_of(data)
+        assert stored.etag == etag
 
     async def _put(
         self,
@@ -249,7 +250,7 @@ class Client:
     ) -> None:
         token = self._token()
         data = make_bytes(token, size)
-        self._book.promise(f"{bucket}/{key}", token, etag_of(data), data)
+        etag = self._book.promise(f"{bucket}/{key}", token, data)
         open_ = self._begin(bucket, key, "put")
         request = RequestId(token if tries > 1 else "")
         pause_s = 0.002 * self._chance.below(3)
@@ -279,7 +280,7 @@ class Client:
             except e.NoSuchKey:
                 self._book.saw(open_, self._world.tick(), NOTHING)
             else:
-                assert stored.etag == etag_of(data)
+                assert stored.etag == etag
                 self._book.wrote(open_, self._world.tick(), token, need)
             return
 
@@ -446,7 +447,7 @@ class Client:
             return 0
         if dice < 12:
             return 1 + self._chance.below(20_000)
-        if dice < 16:
+        if dice < 18:
             return 1 + self._chance.below(200_000)
         return 1 + self._chance.below(self.bytes_max)
 

@@ -269,6 +269,11 @@ class SimulatedNode:
         self._world.trace.note("chore", name, type(error).__name__, error)
 
     @property
+    def is_still(self) -> bool:
+        """Whether nothing is being changed on any disk, nor may still land there."""
+        return not self.power.changing and not any(store.lands_late for store in self._faulty)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether every store is in use and nothing is waiting to be mended."""
         stores = self.topology().stores

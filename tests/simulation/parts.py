@@ -35,10 +35,11 @@ T = TypeVar("T")
 
 
 class Power:
-    """Whether the process lives."""
+    """Whether the process lives. `changing` counts the puts and deletes that it waits for."""
 
     def __init__(self) -> None:
         self.on = True
+        self.changing = 0
 
 
 class PutLog:
@@ -118,6 +119,7 @@ class PluggedStore:
         self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
     ) -> None:
         self._log.began(self.id, name)
+        self._power.changing += 1
         try:
             await self._call(
                 "put",
@@ -127,6 +129,8 @@ class PluggedStore:
         except StoreOverdue:
             self._log.overdue.add((self.id, name))
             raise
+        finally:
+            self._power.changing -= 1
 
     async def get(
         self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False
@@ -143,7 +147,11 @@ class PluggedStore:
 
     async def delete(self, name: str, *, timeout_s: float) -> None:
         self._log.check_dead(self.id, name)
-        await self._call("delete", name, lambda: self._inner.delete(name, timeout_s=timeout_s))
+        self._power.changing += 1
+        try:
+            await self._call("delete", name, lambda: self._inner.delete(name, timeout_s=timeout_s))
+        finally:
+            self._power.changing -= 1
 
     async def list(self, after: str, *, limit: int, timeout_s: float) -> list[str]:
         return await self._call(

@@ -15,7 +15,6 @@ from holdfast.packs.disposal import shards_buried
 from holdfast.packs.named import find_names
 from holdfast.packs.rows import decode_row
 from holdfast.packs.verifying import PackHealth, PackReport
-from holdfast.packs.writing import PUT_TIMEOUT_S
 from holdfast.recovery.loading import load, newest_lineage
 from holdfast.recovery.names import PREFIX
 from holdfast.recovery.scratch import Scratch
@@ -27,6 +26,12 @@ WHOLE_WITHIN_S = 900.0
 COLLECTED_WITHIN_S = 30.0
 UNDER_WAY_S = 1.0
 """What a chore began so long before the index went away may not have ended in time."""
+JUST_DIED_S = 5.0
+"""Each chore looks at least twice within it."""
+
+SETTLED_WITHIN_S = 60.0
+"""The audit lets go what nobody owns: it looks every ten seconds, and at what was there two walks ago."""
+
 CHORE_ROWS = (b"debt/", b"buried/", b"trash/", b"cleanup/")
 
 
@@ -41,7 +46,7 @@ async def until_whole(world: World) -> None:
     deadline = world.clock.monotonic() + WHOLE_WITHIN_S
     faults: list[PackReport] = []
     while world.clock.monotonic() < deadline:
-        await world.clock.sleep(1.0)
+        await world.clock.sleep(0.5)
         node = world.node
         if not node.is_quiet or scan(world, b"debt/"):
             continue
@@ -66,11 +71,12 @@ async def until_kept(world: World) -> None:
     found = "nothing was tried"
     asked: object = None
     while world.clock.monotonic() < deadline:
-        await world.clock.sleep(1.0)
+        await world.clock.sleep(0.25)
         node = world.node
         if asked is not node.keeping:
             asked = node.keeping
             node.keeping.upkeep.tend_now()
+            node.chores.wake("upkeep")
         if node.keeping.upkeep.is_tending or node.keeping.status().behind_commits:
             continue
         try:
@@ -107,11 +113,13 @@ async def until_tidy(world: World) -> None:
     deadline = world.clock.monotonic() + WHOLE_WITHIN_S
     left: dict[bytes, list[bytes]] = {}
     while world.clock.monotonic() < deadline:
-        await world.clock.sleep(2.0)
+        await world.clock.sleep(0.5)
+        if not world.node.is_still:
+            continue
         left = {prefix: _left(world, prefix)[:3] for prefix in CHORE_ROWS}
         if not any(left.values()) and world.node.is_quiet and world.node.compact.idle:
-            # For puts that hang until their time is up, and packs that have only just died.
-            await world.clock.sleep(PUT_TIMEOUT_S + 10.0)
+            # For packs that have only just died.
+            await world.clock.sleep(JUST_DIED_S)
             if not any(_left(world, prefix) for prefix in CHORE_ROWS) and world.node.compact.idle:
                 return
     raise Violation(f"chores have left {left}")
@@ -132,6 +140,18 @@ def _left(world: World, prefix: bytes) -> list[bytes]:
 
 class Strays(Counter[str]):
     """Shards that no row names, by their excuse."""
+
+
+async def until_settled(world: World, failed: list[tuple[float, float]]) -> tuple[Strays, int]:
+    """Wait until every blob and every byte has its explanation; `failed` says when requests did."""
+    deadline = world.clock.monotonic() + SETTLED_WITHIN_S
+    while True:
+        try:
+            return check_strays(world, failed), await check_accounts(world, failed)
+        except Violation:
+            if world.clock.monotonic() >= deadline:
+                raise
+        await world.clock.sleep(2.0)
 
 
 def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:

@@ -15,10 +15,9 @@ from tests.simulation.faults import DiskFault, Troubles, after, end
 from tests.simulation.node import SimulationSettings
 from tests.simulation.proofs import (
     Strays,
-    check_accounts,
-    check_strays,
     until_collected,
     until_kept,
+    until_settled,
     until_tidy,
     until_whole,
 )
@@ -221,9 +220,10 @@ async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -
     await until_tidy(world)
     await until_whole(world)
     await until_collected(world)
+    settled = await until_settled(world, failed)
     _no_surprises(world)
     await world.node.chores.close()
-    return check_strays(world, failed), await check_accounts(world, failed)
+    return settled
 
 
 def _overtaken(one: object, book: Book) -> bool:

@@ -183,6 +183,11 @@ class FaultyStore:
         self.crash()
         await self._inner.close()
 
+    @property
+    def lands_late(self) -> bool:
+        """Whether a put or delete that was told to be overdue may still land."""
+        return bool(self._background)
+
     def crash(self) -> None:
         """The process or the machine dies: what would have landed late never does."""
         for task in tuple(self._background):
