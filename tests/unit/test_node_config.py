@@ -1,5 +1,6 @@
 """Configuration: defaults that work, later sources win, and what is wrong is named with its line."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from holdfast.node.config import (
     credentials_given,
     make_config,
     read_size,
+)
+from holdfast.node.config_cluster import (
+    ClusterSettings,
+    Engine,
+    IndexAddress,
+    PeerAddress,
+    TlsFiles,
+    fit_name,
+    read_secret_file,
 )
 from holdfast.node.config_file import read_config_file
 from holdfast.scheme import Scheme
@@ -187,3 +197,112 @@ def test_credentials_of_the_environment_come_in_pairs() -> None:
     ):
         with pytest.raises(InvalidInput):
             credentials_given(environment)
+
+
+SHARED = 'index = "etcd://h1,h2:2380,h3"\n'
+CLUSTER = '[cluster]\nsecret_file = "secret"\n'
+
+
+def test_a_file_may_make_a_node_of_a_cluster() -> None:
+    config = from_file(
+        """
+        name = "n1"
+        index = "postgres://me:word@h1,h2:5433/db"
+        index_managed = true
+        [cluster]
+        secret_file = "secret"
+        peer = "0.0.0.0:9101"
+        advertise = "[fe80::1]:9101"
+        client = "https://s3-1.example.org:443"
+        tls_certificate = "node.pem"
+        tls_key = "node.key"
+        tls_authority = "/ca.pem"
+        [[store]]
+        path = "/mnt/one"
+        [[store]]
+        path = "/mnt/two"
+        host = "shelf"
+        """
+    )
+    here = FILE.parent
+    assert (config.name, config.index_managed) == ("n1", True)
+    assert config.index == IndexAddress(Engine.POSTGRES, "postgres://me:word@h1,h2:5433/db")
+    assert config.index.shown == "postgres://me@h1,h2:5433/db"
+    assert "word" not in repr(config.index)
+    assert config.cluster == ClusterSettings(
+        secret_file=here / "secret",
+        peer=PeerAddress("0.0.0.0", 9101),
+        advertise=PeerAddress("[fe80::1]", 9101),
+        client="https://s3-1.example.org:443",
+        tls=TlsFiles(here / "node.pem", here / "node.key", Path("/ca.pem")),
+    )
+    # What one node has says nothing about what all have.
+    assert (config.scheme, config.scheme_given) == (Scheme(4, 2), False)
+    assert [store.host for store in config.stores] == ["n1", "shelf"]
+
+
+def test_a_scheme_may_need_more_stores_than_one_node_of_a_cluster_has() -> None:
+    config = from_file(SHARED + 'scheme = "rs-8-3"\n' + CLUSTER + '[[store]]\npath = "/mnt/one"\n')
+    assert (config.scheme, config.scheme_given) == (Scheme(8, 3), True)
+    assert config.index == IndexAddress(Engine.ETCD, "etcd://h1:2379,h2:2380,h3:2379")
+
+
+def test_a_node_is_called_like_its_host_unless_it_has_a_name() -> None:
+    assert fit_name("Rack-3_Server.example.org") == "rack-3-server"
+    assert fit_name("...") == "node"
+    assert len(fit_name("a" * 99)) == 63
+    assert make_config([], HERE).name == fit_name(platform.node())
+    assert make_config([Given(name="n7")], HERE).name == "n7"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ('name = "N 1"\n', 1, "lower-case letters"),
+        ('index = "mysql://h/db"\n', 1, "etcd://host1:2379"),
+        ('index = "postgres://h"\n', 1, "postgres://user@host/database"),
+        ('index = "etcd://h:99999"\n', 1, "is not an address"),
+        ('index = "etcd://h,h:2379"\n', 1, "named twice"),
+        ('index = "etcd://h/path"\n', 1, "not the address of an index"),
+        ("port = 1\n" + SHARED, 2, "add [cluster] with secret_file"),
+        ("port = 1\n" + CLUSTER, 2, "take [cluster] out"),
+        (SHARED + '[cluster]\npeer = "h:1"\n', 2, "add secret_file"),
+        (SHARED + CLUSTER + 'pear = "h:1"\n', 4, "did you mean 'peer'?"),
+        (SHARED + CLUSTER + 'peer = "9100"\n', 4, 'as "10.0.0.1:9100"'),
+        (SHARED + CLUSTER + 'advertise = "0.0.0.0:9100"\n', 4, "no address to connect to"),
+        (SHARED + CLUSTER + 'client = "10.0.0.1:9000"\n', 4, 'as "http://10.0.0.1:9000"'),
+        (SHARED + CLUSTER + 'tls_key = "k"\n', 2, "add tls_certificate"),
+        (SHARED + 'scheme = "raid6"\n' + CLUSTER, 2, "say it as rs-4-2"),
+        (SHARED + 'scheme = "rs-1-1"\n' + CLUSTER, 2, "takes K from 2"),
+        (SHARED + 'index_dirs = ["/a"]\n' + CLUSTER, 2, "take them out"),
+        (SHARED + 'index_managed = "yes"\n' + CLUSTER, 2, "write true or false"),
+    ],
+)
+def test_what_is_wrong_about_a_cluster_is_refused(text: str, line: int, says: str) -> None:
+    said = refusal(text)
+    assert said.startswith(f"{FILE}:{line}: ")
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "says"),
+    [(None, 0o600, "no file"), (b"s" * 32, 0o640, "chmod 600"), (b"short\n", 0o600, "has 5 bytes")],
+)
+def test_a_secret_that_is_none_is_refused(
+    tmp_path: Path, content: bytes | None, mode: int, says: str
+) -> None:
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(mode)
+    with pytest.raises(InvalidInput) as caught:
+        read_secret_file(path)
+    assert says in str(caught.value)
+    assert "ssss" not in str(caught.value)
+
+
+def test_a_secret_is_what_is_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"s" * 44 + b"\n")
+    path.chmod(0o600)
+    assert read_secret_file(path) == b"s" * 44

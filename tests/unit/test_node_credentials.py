@@ -1,13 +1,14 @@
 """Credentials: made once, for the owner's eyes only, never a fixed default."""
 
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
 from holdfast.base.errors import InvalidInput
-from holdfast.base.randomness import SystemRandomness
-from holdfast.node.credentials import FILE_NAME, Credentials, find, generate, obtain
+from holdfast.base.randomness import SeededRandomness, SystemRandomness
+from holdfast.node.credentials import FILE_NAME, Credentials, find, from_secret, generate, obtain
 
 RANDOMNESS = SystemRandomness()
 ENVIRONMENT = {"HOLDFAST_ACCESS_KEY_ID": "me-myself", "HOLDFAST_SECRET_ACCESS_KEY": "a secret of mine"}
@@ -69,3 +70,20 @@ def test_a_crash_before_the_name_was_given_is_mended(tmp_path: Path) -> None:
     (tmp_path / f".{FILE_NAME}.new").write_text("half")
     obtain(tmp_path, {}, RANDOMNESS)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+SECRET = b"a secret that all nodes of a cluster share"
+
+
+def test_every_node_of_a_cluster_makes_the_same_pair_of_its_secret(tmp_path: Path) -> None:
+    first = obtain(tmp_path / "one", {}, SeededRandomness(1), secret=SECRET)
+    assert obtain(tmp_path / "two", {}, SeededRandomness(2), secret=SECRET) == first
+    assert find(tmp_path, {}, secret=SECRET) == first
+    assert re.fullmatch(r"HF[A-Z2-7]{18}", first.access_key_id)
+    assert re.fullmatch(r"[A-Za-z0-9]{40}", first.secret_access_key)
+    assert from_secret(SECRET + b"!") not in (first, from_secret(SECRET))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_environment_has_the_last_word_in_a_cluster_too(tmp_path: Path) -> None:
+    assert find(tmp_path, ENVIRONMENT, secret=SECRET) == Credentials("me-myself", "a secret of mine")

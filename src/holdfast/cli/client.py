@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, HoldfastError, InvalidInput, Unavailable
 from holdfast.node.config import Config
+from holdfast.node.config_cluster import read_secret_file
 from holdfast.node.credentials import Credentials, find
 from holdfast.node.runtime import read_runtime
 from holdfast.node.stores import error_of
@@ -33,7 +34,8 @@ class NodeClient:
             raise Unavailable(
                 f"No node is running on {config.data}.", hint=f"{_START}, or name another --data."
             )
-        credentials = find(config.data, os.environ)
+        secret = read_secret_file(config.cluster.secret_file) if config.cluster is not None else None
+        credentials = find(config.data, os.environ, secret=secret)
         if credentials is None:
             raise InvalidInput(
                 f"There are no credentials in {config.data}:",

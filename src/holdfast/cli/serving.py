@@ -18,7 +18,7 @@ def serve_until_stopped(
     config: Config, environment: Mapping[str, str], clock: Clock, randomness: Randomness
 ) -> None:
     """Run a node; return when it has stopped. Raises what stands in its way."""
-    given = credentials_given(environment) is not None
+    kept = _kept(config, environment)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     out = console()
 
@@ -30,8 +30,8 @@ def serve_until_stopped(
                 endpoint=node.endpoint,
                 region=config.region,
                 credentials=node.credentials,
-                kept="the environment" if given else str(config.data / FILE_NAME),
-                scheme=config.scheme.name,
+                kept=kept,
+                scheme=node.scheme.name,
                 promise=node.promise,
                 remarks=node.remarks(),
             ),
@@ -42,3 +42,12 @@ def serve_until_stopped(
 
     run_node(config, environment, clock, randomness, on_ready=ready, on_stopping=stopping)
     show(out, "Stopped.")
+
+
+def _kept(config: Config, environment: Mapping[str, str]) -> str:
+    """Where the credentials are from."""
+    if credentials_given(environment) is not None:
+        return "the environment"
+    if config.cluster is not None:
+        return f"every node: they are made of the secret in {config.cluster.secret_file}"
+    return str(config.data / FILE_NAME)

@@ -21,6 +21,7 @@ from holdfast.base.errors import Damaged, Fenced
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
+from holdfast.cluster.claiming import new_cluster_name
 from holdfast.node.config import StorePlace
 from holdfast.stores.identity import Identity, Noted
 
@@ -81,8 +82,9 @@ class Retired(Struct, frozen=True):
 
 class Cluster(Struct, frozen=True):
     """All slots by name. `cluster` is random: it tells installations apart. `index` are the members that
-    the index was begun with (it knows itself what became of them), `incarnation` says which one it is,
-    `retired` are the stores that were removed or replaced by command."""
+    the index was begun with (it knows itself what became of them; none for one that is shared),
+    `incarnation` says which one it is, `retired` are the stores that were removed or replaced by command.
+    `node` is made with the data folder: it tells nodes of one name apart."""
 
     cluster: str
     slots: dict[str, Slot]
@@ -90,6 +92,7 @@ class Cluster(Struct, frozen=True):
     index: tuple[str, ...] = ()
     incarnation: str = ""
     retired: tuple[Retired, ...] = ()
+    node: str = ""
 
     def with_slot(self, name: str, slot: Slot) -> "Cluster":
         """The same with another line for the slot called `name`."""
@@ -108,9 +111,9 @@ class Cluster(Struct, frozen=True):
         return next((retired for retired in self.retired if retired.store == store), None)
 
 
-def new_cluster(randomness: Randomness) -> Cluster:
-    """An installation without stores."""
-    return Cluster(f"holdfast-{randomness.token(8).hex()}", {})
+def new_cluster(randomness: Randomness, name: str = "") -> Cluster:
+    """An installation without stores; its name is made up if it has none yet."""
+    return Cluster(name or new_cluster_name(randomness), {})
 
 
 def cluster_from(identities: Mapping[Path, Identity]) -> Cluster | None:

@@ -6,6 +6,7 @@ always hold: the same inputs make the same `Config`, without touching a disk; an
 is refused here, before anything is created, with a sentence that says what would be right.
 """
 
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.base.errors import InvalidInput
+from holdfast.node.config_cluster import (
+    PEER_PORT_DEFAULT,
+    ClusterSettings,
+    IndexAddress,
+    fit_name,
+    read_name,
+)
 from holdfast.scheme import Scheme, parse_scheme
 
 DATA_DEFAULT = Path("holdfast-data")
@@ -78,7 +86,11 @@ class EventsSettings(Struct, frozen=True):
 
 class Config(Struct, frozen=True, kw_only=True):
     """All a node needs to know. Paths are absolute. `index_dirs` empty means: on the stores. `metrics_open`
-    shows `/-/metrics` to everybody; `canary` is whether the node asks itself when nobody else does."""
+    shows `/-/metrics` to everybody; `canary` is whether the node asks itself when nobody else does.
+
+    With an `index` that several nodes share there is a `cluster`, too. Then the stores here are not all there
+    are: `scheme` is what buckets get if the cluster's stores allow, and `scheme_given` says that a person
+    chose it. `index_managed`: its provider sees to it that a failover loses nothing."""
 
     data: Path
     stores: tuple[StorePlace, ...]
@@ -93,6 +105,11 @@ class Config(Struct, frozen=True, kw_only=True):
     metrics_open: bool = False
     canary: bool = True
     chores: ChoresSettings = ChoresSettings()
+    name: str = "node"
+    index: IndexAddress | None = None
+    index_managed: bool = False
+    cluster: ClusterSettings | None = None
+    scheme_given: bool = True
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -111,6 +128,10 @@ class Given(Struct, frozen=True, kw_only=True):
     metrics_open: bool | None = None
     canary: bool | None = None
     chores: ChoresSettings | None = None
+    name: str | None = None
+    index: IndexAddress | None = None
+    index_managed: bool | None = None
+    cluster: ClusterSettings | None = None
 
 
 def make_config(sources: Sequence[Given], here: Path) -> Config:
@@ -133,10 +154,22 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
     _check_distinct([store.path for store in stores], "store")
     _check_distinct([store.slot for store in stores if store.slot], "slot")
     check_index_dirs(index_dirs)
+    check_together(merged.index, merged.cluster, index_dirs)
+    name = read_name(merged.name) if merged.name is not None else fit_name(platform.node())
+    if merged.index is None:
+        scheme = scheme_for(merged.scheme, len(stores))
+    else:
+        scheme = shared_scheme(merged.scheme)
+        stores = tuple(replace(store, host=name) if store.host == "local" else store for store in stores)
     return Config(
         data=data,
         stores=stores,
-        scheme=scheme_for(merged.scheme, len(stores)),
+        scheme=scheme,
+        scheme_given=merged.scheme is not None or merged.index is None,
+        name=name,
+        index=merged.index,
+        index_managed=bool(merged.index_managed),
+        cluster=merged.cluster,
         index_dirs=index_dirs,
         host=read_host(merged.host or "127.0.0.1"),
         port=read_port(PORT_DEFAULT if merged.port is None else merged.port),
@@ -148,6 +181,35 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         metrics_open=bool(merged.metrics_open),
         canary=merged.canary is not False,
     )
+
+
+def check_together(
+    index: IndexAddress | None, cluster: ClusterSettings | None, index_dirs: Sequence[Path]
+) -> None:
+    """Raise InvalidInput unless what is said of the index and of other nodes fits together."""
+    if index is None and cluster is not None:
+        raise InvalidInput(
+            "[cluster] needs an index that nodes can share, and this one is embedded:",
+            hint='say index = "etcd://..." or "postgres://...", or take [cluster] out.',
+        )
+    if index is not None and cluster is None:
+        raise InvalidInput(
+            "A shared index needs the secret by which nodes know each other:",
+            hint=f'add [cluster] with secret_file = "..." and peer = "0.0.0.0:{PEER_PORT_DEFAULT}".',
+        )
+    if index is not None and index_dirs:
+        raise InvalidInput(
+            "index_dirs are for the embedded index, and this one is shared:", hint="take them out."
+        )
+
+
+def shared_scheme(text: str | None) -> Scheme:
+    """The scheme called `text` for however many stores a cluster has. Raises InvalidInput."""
+    if text in ("raid5", "raid6"):
+        raise InvalidInput(
+            f"{text} means another scheme with each store that comes or goes:", hint="say it as rs-4-2."
+        )
+    return Scheme(4, 2) if text is None else parse_scheme(text, STORES_DEFAULT)
 
 
 def absolute(path: Path, here: Path) -> Path:

@@ -7,6 +7,18 @@
     port = 9000
     region = "us-east-1"
     domain = "s3.example.org"           for virtual-host style requests
+    name = "n1"                         this node's, by default made of the host's
+    index = "etcd://h1:2379,h2:2379"    or "postgres://user@host/database"; without it, embedded
+    index_managed = false               true: the provider sees to it that no failover loses a commit
+
+    [cluster]                           with a shared index only
+    secret_file = "/etc/holdfast/secret"    the same on all nodes
+    peer = "0.0.0.0:9100"               where this node listens for the others
+    advertise = "10.0.0.1:9100"         where they reach it
+    client = "http://10.0.0.1:9000"     where clients and balancers reach it
+    tls_certificate = "node.pem"        all three or none: certificates between nodes
+    tls_key = "node.key"
+    tls_authority = "ca.pem"
 
     [limits]
     memory = "96 MiB"
@@ -58,6 +70,7 @@ from holdfast.node.config import (
     Limits,
     StorePlace,
     check_index_dirs,
+    check_together,
     read_domain,
     read_duration,
     read_host,
@@ -70,11 +83,26 @@ from holdfast.node.config import (
     read_switch,
     read_webhook,
     scheme_for,
+    shared_scheme,
+)
+from holdfast.node.config_cluster import (
+    PEER_PORT_DEFAULT,
+    ClusterSettings,
+    PeerAddress,
+    TlsFiles,
+    read_address,
+    read_advertised,
+    read_client_url,
+    read_index,
+    read_name,
 )
 from holdfast.scheme import K_MAX, M_MAX
 
 MEMORY_BYTES_MIN = 64 * MIB
 REQUESTS_MAX = 65_536
+
+_STORES_ANY = K_MAX + M_MAX
+"""As many as the widest scheme needs."""
 
 Where = tuple[str | int, ...]
 """A place in the file: keys and, in arrays of tables, numbers from 0."""
@@ -97,15 +125,27 @@ _TOP = (
     "ledger",
     "events",
     "store",
+    "name",
+    "index",
+    "index_managed",
+    "cluster",
 )
+_CLUSTER = (
+    "secret_file",
+    "peer",
+    "advertise",
+    "client",
+    "tls_certificate",
+    "tls_key",
+    "tls_authority",
+)
+_TLS = _CLUSTER[4:]
 _LIMITS = ("memory", "requests", "reserve")
 _METRICS = ("open",)
 _LEDGER = ("canary",)
 _CHORES = ("scrub", "scrub_rate", "away_patience")
 _EVENTS = ("webhook", "secret", "kinds")
 _STORE = ("path", "slot", "region", "zone", "host", "spare")
-_STORES_ANY = K_MAX + M_MAX
-"""As many as the widest scheme needs."""
 
 
 class _Wrong(Exception):
@@ -160,11 +200,18 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
     index_dirs = table.read("index_dirs", _paths, None)
     stores = _stores(raw["store"], here) if "store" in raw else None
     # Where the file does not say how many stores there are, the command line may.
-    store_count = _STORES_ANY if stores is None else len(stores)
+    store_count = None if stores is None or "index" in raw else len(stores)
+    index = table.read("index", read_index, None)
+    cluster = _cluster(raw["cluster"], here) if "cluster" in raw else None
+    try:
+        check_together(index, cluster, index_dirs or ())
+    except InvalidInput as error:
+        where = "cluster" if index is None else "index" if cluster is None else "index_dirs"
+        raise _Wrong((where,), str(error)) from None
     return Given(
         data=None if data is None else here / data.expanduser(),
         stores=stores,
-        scheme=table.read("scheme", lambda value: _scheme(value, store_count), None),
+        scheme=table.read("scheme", lambda value: _scheme(value, store_count, index is not None), None),
         index_dirs=None if index_dirs is None else tuple(here / path.expanduser() for path in index_dirs),
         host=table.read("host", read_host, None),
         port=table.read("port", read_port, None),
@@ -175,6 +222,33 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
         metrics_open=_switch(raw, "metrics", _METRICS),
         canary=_switch(raw, "ledger", _LEDGER),
         events=_events(raw["events"]) if "events" in raw else None,
+        name=table.read("name", read_name, None),
+        index=index,
+        index_managed=table.read("index_managed", _yes_or_no, None),
+        cluster=cluster,
+    )
+
+
+def _cluster(raw: object, here: Path) -> ClusterSettings:
+    where: Where = ("cluster",)
+    table = _Table(raw, where, _CLUSTER)
+    secret_file = table.read("secret_file", read_path, None)
+    if secret_file is None:
+        raise _Wrong(
+            where, 'nodes know each other by a secret: add secret_file = "..." with the path of a file.'
+        )
+    peer = table.read("peer", read_address, PeerAddress("0.0.0.0", PEER_PORT_DEFAULT))  # noqa: S104
+    files = {key: table.read(key, read_path, None) for key in _TLS}
+    given = {key: here / path.expanduser() for key, path in files.items() if path is not None}
+    if given and len(given) < len(_TLS):
+        missing = next(key for key in _TLS if key not in given)
+        raise _Wrong(where, f'certificates need all of {", ".join(_TLS)}: add {missing} = "...".')
+    return ClusterSettings(
+        secret_file=here / secret_file.expanduser(),
+        peer=peer,
+        advertise=table.read("advertise", read_advertised, None),
+        client=table.read("client", read_client_url, ""),
+        tls=TlsFiles(*(given[key] for key in _TLS)) if given else None,
     )
 
 
@@ -284,10 +358,14 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
     return f"there is no {key!r} here: known are {', '.join(known)}."
 
 
-def _scheme(value: object, stores: int) -> str:
+def _scheme(value: object, stores: int | None, shared: bool) -> str:
+    """A scheme for `stores` stores; None where that is not known yet."""
     if not isinstance(value, str) or not value:
         raise InvalidInput(f"{value!r} is not text:", hint='write it in quotes, as "rs-4-2".')
-    scheme_for(value, stores)
+    if shared:
+        shared_scheme(value)
+    else:
+        scheme_for(value, _STORES_ANY if stores is None else stores)
     return value
 
 

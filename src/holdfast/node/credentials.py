@@ -1,8 +1,9 @@
 """The node's one pair of credentials.
 
-Given by the environment, or generated once and kept in the data folder in a file that only its owner
-can read. What must always hold: there is no default that anybody could know; the secret never appears
-in a log, an error or a `repr`; a file that others can read is refused, not used.
+Given by the environment; or, in a cluster, made of its secret, so that all nodes have the same; or
+generated once and kept in the data folder in a file that only its owner can read. What must always hold:
+there is no default that anybody could know; the secret never appears in a log, an error or a `repr`; a file
+that others can read is refused, not used.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from msgspec import Struct
 from holdfast.base.errors import InvalidInput
 from holdfast.base.randomness import Randomness
 from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
+from holdfast.cluster.secret import derive
 from holdfast.node.config import credentials_given
 
 FILE_NAME = "credentials.json"
@@ -43,19 +45,41 @@ def generate(randomness: Randomness) -> Credentials:
     return Credentials(key, secret)
 
 
-def obtain(data: Path, environment: Mapping[str, str], randomness: Randomness) -> Credentials:
-    """The environment's credentials, else those of the data folder, made now if there are none.
+def from_secret(secret: bytes) -> Credentials:
+    """The pair that every node of a cluster makes of its secret; whoever has one of the pair does not have
+    the other, nor the secret."""
+    name = int.from_bytes(derive(secret, b"credentials", "holdfast access key id", 32))
+    key = int.from_bytes(derive(secret, b"credentials", "holdfast secret access key", 64))
+    return Credentials(
+        "HF" + _written(name, _UPPER_BASE32, 18),
+        _written(key, _ALPHANUMERIC, 40),
+    )
 
-    Raises InvalidInput.
-    """
-    return find(data, environment) or _create(data / FILE_NAME, generate(randomness))
+
+def _written(number: int, digits: str, count: int) -> str:
+    """The last so many digits of a number that has many more: each is as likely as the other."""
+    text = ""
+    for _ in range(count):
+        number, digit = divmod(number, len(digits))
+        text += digits[digit]
+    return text
 
 
-def find(data: Path, environment: Mapping[str, str]) -> Credentials | None:
-    """The environment's credentials, else those of the data folder, or None. Raises InvalidInput."""
+def obtain(
+    data: Path, environment: Mapping[str, str], randomness: Randomness, *, secret: bytes | None = None
+) -> Credentials:
+    """The environment's credentials; else those of the cluster's `secret`; else those of the data folder,
+    made now if there are none. Raises InvalidInput."""
+    found = find(data, environment, secret=secret)
+    return found or _create(data / FILE_NAME, generate(randomness))
+
+
+def find(data: Path, environment: Mapping[str, str], *, secret: bytes | None = None) -> Credentials | None:
+    """The environment's credentials, else those of the cluster's `secret`, else those of the data folder, or
+    None. Raises InvalidInput."""
     if given := credentials_given(environment):
         return Credentials(*given)
-    return _read(data / FILE_NAME)
+    return from_secret(secret) if secret is not None else _read(data / FILE_NAME)
 
 
 def _read(path: Path) -> Credentials | None:

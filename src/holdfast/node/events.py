@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import platform
 
 import msgspec
 
@@ -26,8 +25,8 @@ NUMBER_MAX = 1 << 62
 class Events(EventLog):
     """All that a node tells."""
 
-    def __init__(self, clock: Clock, settings: EventsSettings | None = None) -> None:
-        super().__init__(clock, platform.node())
+    def __init__(self, clock: Clock, settings: EventsSettings | None = None, observer: str = "") -> None:
+        super().__init__(clock, observer)
         self._settings = settings or EventsSettings()
         self._webhook: Webhook | None = None
 

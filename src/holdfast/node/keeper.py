@@ -108,8 +108,9 @@ class Keeper:
         """All stores that are known, those that are away, too."""
         return self._topology
 
-    async def open(self) -> None:
-        """Find out who is there and attach whom we can.
+    async def open(self, name: str = "") -> None:
+        """Find out who is there and attach whom we can. `name` is the cluster's, where somebody else says
+        so: the index that it shares.
 
         Raises Fenced (in use by another process, or a new slot with somebody else's data), InvalidInput,
         and OSError where folders cannot be made.
@@ -118,7 +119,12 @@ class Keeper:
         known = read_cluster(data)
         places, known_now, self.remarks = place_stores(self._config.stores, known or Cluster("", {}))
         seen = await self._look_at_all(places)
-        cluster = known_now if known else cluster_from(seen) or new_cluster(self._randomness)
+        cluster = known_now if known else cluster_from(seen) or new_cluster(self._randomness, name)
+        if name and cluster.cluster != name:
+            raise Fenced(
+                f"The stores here belong to cluster {cluster.cluster}, and the index to {name}.",
+                hint="Name empty directories, or the index of the cluster that they belong to.",
+            )
         places = assign_slots(places, cluster, seen)
         await self._check_mounted(places, cluster, seen)
         self.cluster = cluster

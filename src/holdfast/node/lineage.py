@@ -38,6 +38,13 @@ def check_not_lost(keeper: Keeper, members: Members) -> None:
     )
 
 
+async def lineage_of(index: Index) -> tuple[str, ...]:
+    """The incarnation of an index, and those that it was made from."""
+    (row,) = await index.get([LINEAGE_ROW])
+    made = decode_lineage(row.value) if row else None
+    return (index.status().incarnation, *(made.ancestors if made else ()))
+
+
 async def check_lineage(keeper: Keeper, index: Index) -> LineageRow | None:
     """What the index was made from, if it was made anew. Raises Fenced when stores have noted an index that
     this one was not made from."""

@@ -6,15 +6,13 @@ from holdfast.base.clock import Clock
 from holdfast.base.ids import StoreId
 from holdfast.health import StoreHealth
 from holdfast.index.port import Index
-from holdfast.index.sqlite import SqliteIndex
 from holdfast.node.background import Background
 from holdfast.node.changing import Changes
 from holdfast.node.config import Config
 from holdfast.node.housekeeping import SPARE_PATIENCE_S, Housekeeping
-from holdfast.node.index import Members
 from holdfast.node.keeper import Keeper
 from holdfast.node.leaving import cost_of_leaving
-from holdfast.node.membership import Membership
+from holdfast.node.membership import Places
 from holdfast.node.store_commands import StoreCommands
 from holdfast.node.store_list import StoreLister
 from holdfast.node.store_routes import store_routes
@@ -22,13 +20,12 @@ from holdfast.s3.face import Route
 
 
 class StoreManaging:
-    """`log` is the index that `index` watches: it knows of its members."""
+    """`places` knows where the index lies."""
 
     def __init__(
         self,
         keeper: Keeper,
-        members: Members,
-        log: SqliteIndex,
+        places: Places,
         index: Index,
         health: StoreHealth,
         background: Background,
@@ -37,7 +34,6 @@ class StoreManaging:
         tell: Callable[[str], None],
     ) -> None:
         changes, drain = Changes(keeper, clock), background.drain
-        membership = Membership(members, log, keeper)
 
         def is_up(store: StoreId) -> bool:
             return health.readable(store) or health.writable(store)
@@ -46,8 +42,8 @@ class StoreManaging:
             there = frozenset(one for one in keeper.attached if is_up(one))
             return (await cost_of_leaving(index, store, there, there)).lost > 0
 
-        self._commands = StoreCommands(keeper, changes, membership, index, is_up, config.scheme, tell)
-        self._lister = StoreLister(keeper, health, membership, background.census, drain, background.rebalance)
+        self._commands = StoreCommands(keeper, changes, places, index, is_up, config.scheme, tell)
+        self._lister = StoreLister(keeper, health, places, background.census, drain, background.rebalance)
         self.housekeeping = Housekeeping(
             keeper,
             health,

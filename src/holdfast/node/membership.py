@@ -7,6 +7,7 @@ again after a crash at any moment.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from holdfast.base.errors import InvalidInput
 from holdfast.index.sqlite import SqliteIndex
@@ -36,6 +37,34 @@ def choose_leavers(members: Sequence[str], out: Sequence[str], leaving: str) -> 
         last = OWN_NAME if OWN_NAME in others else others[-1] if others else ""
         companion = (next((name for name in others if name in out), last),)
     return (*companion, leaving) if len(others) - len(companion) >= MEMBERS_MIN else None
+
+
+class Places(Protocol):
+    """Where the index lies, as far as that has to do with stores."""
+
+    def is_member(self, slot: str) -> bool:
+        """Whether a part of the index that counts lies on a slot."""
+        ...
+
+    def arrived(self, slot: str) -> None:
+        """A store came."""
+        ...
+
+    async def leave(self, slot: str) -> str | None:
+        """Have a slot hold nothing of the index; says what was done. Raises InvalidInput, Unavailable."""
+        ...
+
+    def left(self, slot: str) -> None:
+        """A slot is no more."""
+        ...
+
+    async def moved(self, slot: str) -> None:
+        """A slot's store is in another directory now. Raises InvalidInput."""
+        ...
+
+    def check_can_do_without(self, slot: str) -> None:
+        """Raises InvalidInput when the index cannot go on without a slot now."""
+        ...
 
 
 class Membership:

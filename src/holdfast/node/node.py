@@ -15,7 +15,7 @@ import msgspec
 
 from holdfast import __version__
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Fenced, InvalidInput
+from holdfast.base.errors import InvalidInput
 from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
@@ -26,22 +26,23 @@ from holdfast.node import credentials as credentials_file
 from holdfast.node.background import Background
 from holdfast.node.bucket_routes import bucket_routes
 from holdfast.node.chores_status import CHORES_PATH, answer_chores
-from holdfast.node.config import Config
+from holdfast.node.config import Config, scheme_for
+from holdfast.node.config_cluster import read_secret_file
 from holdfast.node.credentials import Credentials
 from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
-from holdfast.node.index import OWN_NAME, Members, open_index
+from holdfast.node.index_home import check_known, cluster_of, embedded_home, shared_home
 from holdfast.node.index_watch import LOOK_EVERY_S as INDEX_LOOK_EVERY_S
 from holdfast.node.index_watch import IndexWatch
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.ledger_archive import ArchiveLedger
-from holdfast.node.lineage import check_lineage, check_not_lost, recovered_lately
+from holdfast.node.lineage import check_lineage, recovered_lately
 from holdfast.node.managing import StoreManaging
 from holdfast.node.metrics_report import Metrics
 from holdfast.node.metrics_token import obtain_token
 from holdfast.node.report import make_status, store_statuses
 from holdfast.node.runtime import DataLock, Runtime
-from holdfast.node.status import Promise, Status, promise_of
+from holdfast.node.status import Promise, Status
 from holdfast.node.verifying import Verifications
 from holdfast.node.watching import Watching
 from holdfast.objects.service import Objects
@@ -66,14 +67,21 @@ class Node:
     """Made by `open_node`; closed by its exit stack."""
 
     def __init__(
-        self, config: Config, clock: Clock, lock: DataLock, credentials: Credentials, wrap: Decorate
+        self,
+        config: Config,
+        clock: Clock,
+        lock: DataLock,
+        secret: bytes | None,
+        credentials: Credentials,
+        wrap: Decorate,
     ) -> None:
         self._config = config
         self._clock = clock
         self._lock = lock
         self._wrap = wrap
         self._started = clock.monotonic()
-        self._events = Events(clock, config.events)
+        self._events = Events(clock, config.events, config.name)
+        self._secret = secret
         self.credentials = credentials
         self.endpoint = ""
         self._ahead: list[str] = []
@@ -83,15 +91,18 @@ class Node:
         """Open every part; what was opened is closed by `stack`, last first."""
         config, clock = self._config, self._clock
         self._keeper = keeper = Keeper(config, clock=clock, randomness=randomness, on_event=self._events.tell)
+        home, name = None, ""
+        if self._secret is not None:
+            home = await shared_home(config, clock, randomness)
+            stack.push_async_callback(home.index.close)
+            name = await cluster_of(home, config, self._secret, clock, randomness)
         stack.push_async_callback(keeper.close)
-        await keeper.open()
+        await keeper.open(name)
         self._health = health = StoreHealth([], config.scheme.m, clock.monotonic())
         self._watching = watching = Watching(config, keeper, health, clock, self._events.tell)
         keeper.start(health, lambda slot, store: watching.measure(self._wrap(slot, store)))
-        self._members = Members(config, keeper)
-        check_not_lost(keeper, self._members)
-        log = await open_index(self._members, clock, randomness)
-        self._index = index = WatchedIndex(MeasuredIndex(log, watching.index, clock))
+        self._home = home = home or await embedded_home(config, keeper, clock, randomness)
+        self._index = index = WatchedIndex(MeasuredIndex(home.index, watching.index, clock))
         stack.push_async_callback(index.close)
         await self._check_index()
         await self._events.serve(index, clock, randomness)
@@ -103,8 +114,7 @@ class Node:
         stack.push_async_callback(self._background.finish)
         self._managing = StoreManaging(
             keeper,
-            self._members,
-            log,
+            home.places,
             index,
             health,
             self._background,
@@ -162,16 +172,11 @@ class Node:
     async def _check_index(self) -> None:
         """Whether this index is the one that the stores and the data folder know, and not behind them."""
         keeper, status = self._keeper, self._index.status()
-        known = keeper.cluster.incarnation
-        if known and known != status.incarnation:
-            raise Fenced(
-                f"The index that was found is {status.incarnation}, that of this installation is {known}:",
-                hint="the directories of its members were emptied or replaced. Put the old ones back.",
-            )
+        await check_known(self._home, keeper)
         made = await check_lineage(keeper, self._index)
         if told := recovered_lately(made, self._clock.wall()):
             self._events.tell(told, kind=Kind.INDEX)
-        keeper.remember_index(self._members.first, status.incarnation)
+        keeper.remember_index(self._home.names, status.incarnation)
         self._look_ahead()
 
     def _look_ahead(self) -> None:
@@ -245,6 +250,7 @@ class Node:
             default_scheme=config.scheme.name,
             stores=self._keeper.count,
             check_scheme=self._check_scheme,
+            fit_default=self._fit_default,
             region=config.region,
             limits=ObjectsLimits(inflight_bytes=config.limits.memory_bytes),
         )
@@ -256,6 +262,10 @@ class Node:
                 f"Scheme {scheme.name} needs {scheme.n} stores, there are {stores}.",
                 hint="Choose a smaller one, or give the node more stores.",
             )
+
+    def _fit_default(self, scheme: Scheme) -> Scheme:
+        """What a bucket gets that asked for nothing: where nobody chose, what fits all stores there are."""
+        return scheme if self._config.scheme_given else scheme_for(None, self._keeper.count())
 
     def _watch(self, stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -303,7 +313,13 @@ class Node:
     @property
     def promise(self) -> Promise:
         """What this layout survives when all is well."""
-        return promise_of(self._keeper.topology(), self._config.scheme, self._members.topology())
+        return self._home.promise(self._keeper.topology(), self.scheme)
+
+    @property
+    def scheme(self) -> Scheme:
+        """What buckets get now that ask for nothing."""
+        few = self._keeper.count() < 2
+        return self._config.scheme if few else self._fit_default(self._config.scheme)
 
     def remarks(self) -> list[str]:
         """What a person should know at the start, beyond the promise."""
@@ -312,12 +328,7 @@ class Node:
         remarks += [f"store {held.place.slot} is {held.attachment.value}: {held.reason}" for held in away]
         if self._ahead:
             remarks.append(f"the index is older than what {', '.join(self._ahead)} have seen.")
-        if OWN_NAME in self._members.first:
-            remarks.append(
-                "few stores are no majority of anything, so the data folder holds a part of the index, too; "
-                "put it on a disk of its own, or say index_dirs in holdfast.toml."
-            )
-        return remarks
+        return remarks + self._home.remarks()
 
     async def status(self) -> Status:
         """How everything is now."""
@@ -326,7 +337,7 @@ class Node:
         return make_status(
             endpoint=self.endpoint,
             uptime_s=self._clock.monotonic() - self._started,
-            scheme=self._config.scheme.name,
+            scheme=self.scheme.name,
             stores=await store_statuses(list(self._keeper.held.values()), self._keeper.cluster, self._health),
             index=self._index.status(),
             packs=background.packs_status(),
@@ -381,8 +392,9 @@ async def open_node(
     async with AsyncExitStack() as own:
         lock = DataLock(config.data)
         own.callback(lock.release)
-        credentials = credentials_file.obtain(config.data, environment, randomness)
-        node = Node(config, clock, lock, credentials, wrap)
+        secret = read_secret_file(config.cluster.secret_file) if config.cluster is not None else None
+        credentials = credentials_file.obtain(config.data, environment, randomness, secret=secret)
+        node = Node(config, clock, lock, secret, credentials, wrap)
         await node.build(own, randomness)
         stack.push_async_exit(own.pop_all())
     return node

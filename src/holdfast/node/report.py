@@ -109,8 +109,8 @@ def make_status(
     webhook: WebhookStatus | None = None,
 ) -> Status:
     """The whole. What can still be lost is the least of what every pack can lose, and of what the index
-    can: a member of the index is on one store, so at every level that is at most its own number. `ahead` are
-    slots that have seen more of the index than there is."""
+    can: a member of the index is on one store, so at every level that is at most its own number (an index
+    that is elsewhere speaks for itself). `ahead` are slots that have seen more of the index than there is."""
     state, sentences, actions = judge(stores, index, packs, recovery, ahead)
     if webhook is not None and webhook.failing_for_s is not None:
         sentences += (
@@ -118,7 +118,11 @@ def make_status(
         )
     data = packs_survive or promise.data
     weakest = {
-        level: min(count, promise.index[level], index.losses_survivable if level == "store" else count)
+        level: min(
+            count,
+            promise.index.get(level, count),
+            index.losses_survivable if level == "store" and not promise.elsewhere else count,
+        )
         for level, count in data.items()
     }
     return Status(

@@ -110,27 +110,36 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class Promise(Struct, frozen=True):
-    """What a layout survives. `data` and `index` map levels to losses; `both` is the weaker one."""
+    """What a layout survives. `data` and `index` map levels to losses; `both` is the weaker one. An index
+    that lies on none of the stores has no levels here; `elsewhere` says in a sentence what it survives."""
 
     data: dict[str, int]
     index: dict[str, int]
     domains: dict[str, int]
+    elsewhere: str = ""
 
     @property
     def both(self) -> dict[str, int]:
         """The weaker of data and index, at each level."""
-        return {level: min(count, self.index[level]) for level, count in self.data.items()}
+        return {level: min(count, self.index.get(level, count)) for level, count in self.data.items()}
 
 
-def promise_of(topology: Topology, scheme: Scheme, index_topology: Topology) -> Promise:
+def promise_of(
+    topology: Topology, scheme: Scheme, index_topology: Topology | None, elsewhere: str = ""
+) -> Promise:
     """What a full pack and the index survive when all is well. `index_topology` has one location for
-    each member of the index: the store it lies on, or a place of its own."""
+    each member of the index: the store it lies on, or a place of its own; None for an index that is
+    `elsewhere`."""
     homes = place(topology, scheme.n, topology.stores)
-    members = index_topology.stores
+    index: dict[str, int] = {}
+    if index_topology is not None:
+        members = index_topology.stores
+        index = _by_name(survived(index_topology, members, len(members) // 2 + 1))
     return Promise(
         data=_by_name(survived(topology, homes, scheme.k)),
-        index=_by_name(survived(index_topology, members, len(members) // 2 + 1)),
+        index=index,
         domains={level.value: topology.count(level) for level in reversed(LEVELS)},
+        elsewhere=elsewhere,
     )
 
 
@@ -155,12 +164,12 @@ def promise_sentences(promise: Promise) -> list[str]:
         )
     elif both["device"] == 0:
         lines.append("One device holds too much: if it dies, data or index is lost.")
-    return lines
+    return [*lines, promise.elsewhere] if promise.elsewhere else lines
 
 
 def _weaker(promise: Promise, name: str) -> str:
-    data, index = promise.data[name], promise.index[name]
-    if data == index:
+    data, index = promise.data[name], promise.index.get(name)
+    if index is None or data == index:
         return ""
     return f" (data {data}, index {index})"
 

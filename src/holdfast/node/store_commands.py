@@ -19,7 +19,7 @@ from holdfast.node.cluster import Draining
 from holdfast.node.config import StorePlace, read_label, read_slot
 from holdfast.node.keeper import ATTACH_TIMEOUT_S, Held, Keeper, retired_sentence
 from holdfast.node.leaving import Cost, cost_of_leaving, weaker_levels
-from holdfast.node.membership import Membership
+from holdfast.node.membership import Places
 from holdfast.node.stores import Done
 from holdfast.scheme import Scheme
 from holdfast.stores.directory import inspect
@@ -37,7 +37,7 @@ class StoreCommands:
         self,
         keeper: Keeper,
         changes: Changes,
-        membership: Membership,
+        membership: Places,
         index: Index,
         is_up: Callable[[StoreId], bool],
         default_scheme: Scheme,

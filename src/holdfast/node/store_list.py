@@ -8,7 +8,7 @@ from holdfast.node.census import Census
 from holdfast.node.cluster import Draining
 from holdfast.node.filling import fills_of
 from holdfast.node.keeper import Held, Keeper
-from holdfast.node.membership import Membership
+from holdfast.node.membership import Places
 from holdfast.node.report import store_statuses
 from holdfast.node.status import StoreStatus
 from holdfast.node.stores import DrainStatus, StoreLine, StoreList
@@ -21,7 +21,7 @@ class StoreLister:
         self,
         keeper: Keeper,
         health: StoreHealth,
-        membership: Membership,
+        membership: Places,
         census: Census,
         drain: Drain,
         rebalance: Rebalance,

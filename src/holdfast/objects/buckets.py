@@ -36,6 +36,7 @@ class Buckets:
         keys.check_bucket_name(name)
         settings = context.settings
         resolved = parse_scheme(settings.default_scheme if scheme is None else scheme, settings.stores())
+        resolved = settings.fit_default(resolved) if scheme is None else resolved
         settings.check_scheme(resolved)
         nonce = context.randomness.token(_NONCE_BYTES).hex()
         row = BucketRow(rows.FORMAT, context.now_ms(), resolved, settings.region, nonce)

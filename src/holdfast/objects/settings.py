@@ -48,16 +48,23 @@ def any_scheme(scheme: Scheme) -> None:
     """Refuses nothing: for those who have no stores to count."""
 
 
+def as_it_is(scheme: Scheme) -> Scheme:
+    """For those whose default fits."""
+    return scheme
+
+
 class ObjectsSettings(Struct, frozen=True, kw_only=True):
     """Everything objects need to be told.
 
     `stores` is how many stores RAID aliases spread over; `check_scheme` raises InvalidInput for a
-    scheme that they do not suffice for.
+    scheme that they do not suffice for. `fit_default` is what becomes of the default, given the stores that
+    there are now.
     """
 
     default_scheme: str
     stores: Callable[[], int]
     check_scheme: Callable[[Scheme], None] = any_scheme
+    fit_default: Callable[[Scheme], Scheme] = as_it_is
     region: str = "us-east-1"
     limits: ObjectsLimits = ObjectsLimits()
     patience: ObjectsPatience = ObjectsPatience()
