@@ -28,6 +28,7 @@ from holdfast.stores.port import (
     StoreFull,
     StoreOverdue,
 )
+from tests.kit.peers import exported
 from tests.kit.stores import NamedTemporaries
 
 T = 10.0
@@ -81,6 +82,24 @@ async def directory_with_names(path: Path) -> AsyncIterator[Store]:
     await attached.store.close()
 
 
+@asynccontextmanager
+async def peer_of_memory(path: Path) -> AsyncIterator[Store]:
+    async with memory(path) as store, exported(store) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def peer_of_slow_memory(path: Path) -> AsyncIterator[Store]:
+    async with slow_memory(path) as store, exported(store) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def peer_of_directory(path: Path) -> AsyncIterator[Store]:
+    async with directory(path) as store, exported(store) as peer:
+        yield peer
+
+
 def bare(store: Store) -> Store:
     return store
 
@@ -102,7 +121,15 @@ def all_of_them(store: Store) -> Store:
 
 
 DECORATIONS = (bare, measured, bounded, faulty, all_of_them)
-ADAPTERS = (memory, slow_memory, directory, directory_with_names)
+ADAPTERS = (
+    memory,
+    slow_memory,
+    directory,
+    directory_with_names,
+    peer_of_memory,
+    peer_of_slow_memory,
+    peer_of_directory,
+)
 
 
 @pytest.fixture(params=ADAPTERS, ids=lambda adapter: adapter.__name__)

@@ -93,10 +93,23 @@ class HmacSha256:
 
     def hexdigest(self, message: bytes) -> str:
         """The code of `message`, in hexadecimal digits."""
-        inner, outer = self._inner.copy(), self._outer.copy()
+        return self.digest(message).hex()
+
+    def digest(self, message: bytes) -> bytes:
+        """The code of `message`, 32 bytes."""
+        return self.end(self.begin(message))
+
+    def begin(self, message: bytes) -> Hasher:
+        """The code of a message that begins so: feed the rest of it, then `end`."""
+        inner = self._inner.copy()
         feed(inner, message)
-        outer.update(inner.digest())
-        return outer.hexdigest()
+        return inner
+
+    def end(self, begun: Hasher) -> bytes:
+        """The code of what was fed, 32 bytes."""
+        outer = self._outer.copy()
+        outer.update(begun.digest())
+        return outer.digest()
 
 
 class _Crc:

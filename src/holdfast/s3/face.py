@@ -79,6 +79,7 @@ Routes = Mapping[str, Route]
 class Face:
     """Answers the requests of one endpoint."""
 
+    gives_up = False
     single_headers = frozenset(
         {
             "x-amz-content-sha256",

@@ -100,13 +100,17 @@ class Connection(asyncio.Protocol):
         "_reading_paused",
         "_shared",
         "_skipping",
+        "_task",
         "_transport",
         "_writer",
         "_writing_paused",
+        "session",
     )
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self.session: object | None = None
+        self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._exchange: Exchange | None = None
@@ -152,10 +156,15 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         self._body_ended_early()
         _wake(self._writer)
+        if self._task is not None and self._shared.application.gives_up:
+            self._task.cancel()
 
     def eof_received(self) -> bool:
         self._eof = True
         self._note_gone()
+        if self._task is not None and self._shared.application.gives_up:
+            self._task.cancel()
+            return False
         if self._exchange is None or self._lingering:
             return False
         # The client may have closed its side only, and still want the answer.
@@ -252,6 +261,7 @@ class Connection(asyncio.Protocol):
         # The set keeps the task alive; it takes itself out.
         task = shared.loop.create_task(self._serve(exchange, internal))
         shared.tasks.add(task)
+        self._task = task
 
     async def _serve(self, exchange: Exchange, internal: bool) -> None:
         shared = self._shared
@@ -269,6 +279,7 @@ class Connection(asyncio.Protocol):
             task = asyncio.current_task()
             assert task is not None
             shared.tasks.discard(task)
+            self._task = None
             self._finish(exchange)
 
     def _tell(self, exchange: Exchange, observer: ExchangeObserver) -> None:
@@ -508,6 +519,9 @@ class Connection(asyncio.Protocol):
                 self._writer = None
             if self._lost:
                 raise ClientGone
+
+    def close_after_answer(self) -> None:
+        self._closing = True
 
     def _refuse(self, error: HeadError) -> None:
         status, fields, body = self._shared.application.refuse(error)

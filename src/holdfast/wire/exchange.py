@@ -55,6 +55,9 @@ class Application(Protocol):
     single_headers: frozenset[str]
     """Headers that may come once, besides HTTP's own."""
 
+    gives_up: bool
+    """Whether a request is cancelled when its client is gone. Else it goes on until it wants to send."""
+
     async def handle(self, exchange: "Exchange") -> None:
         """Answer one request. Raises nothing but ClientGone, unless it has a bug."""
         ...
@@ -84,6 +87,9 @@ class ExchangeObserver(Protocol):
 class Wire(Protocol):
     """The connection under an exchange."""
 
+    session: object | None
+
+    def close_after_answer(self) -> None: ...
     async def read_body(self) -> Buffer: ...
     def read_body_now(self) -> Buffer | None: ...
     async def let_others(self) -> None: ...
@@ -125,6 +131,19 @@ class Exchange:
         self.status = self.bytes_in = self.bytes_out = 0
         self.begun_at = begun_at
         self.complete_at = self.first_at = self.gone_at = 0.0
+
+    @property
+    def session(self) -> object | None:
+        """What the application keeps of this connection from one request to the next."""
+        return self._connection.session
+
+    @session.setter
+    def session(self, session: object) -> None:
+        self._connection.session = session
+
+    def close_after_answer(self) -> None:
+        """No other request is taken on this connection. Before the answer is begun."""
+        self._connection.close_after_answer()
 
     async def read(self) -> Buffer:
         """The next bytes of the body, decoded from HTTP's own coding; empty at its end. Raises

@@ -6,6 +6,7 @@ connections, lets what is under way finish for a while, then closes what is left
 
 import asyncio
 import errno
+import ssl
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import InvalidInput
@@ -18,7 +19,8 @@ _CLOSE_S = 2.0
 
 
 class Server:
-    """One address. `port` 0 takes a free one; `hint` says how to choose another."""
+    """One address. `port` 0 takes a free one; `hint` says how to choose another. With `tls`, connections are
+    encrypted."""
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class Server:
         host: str,
         port: int,
         hint: str = "choose another.",
+        tls: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         observer: ExchangeObserver | None = None,
     ) -> None:
@@ -36,6 +39,7 @@ class Server:
         self._host = host
         self._port = port
         self._hint = hint
+        self._tls = tls
         self._limits = limits or Limits()
         self._observer = observer
         self._shared: Shared | None = None
@@ -64,6 +68,7 @@ class Server:
                 self._port,
                 backlog=_BACKLOG,
                 reuse_address=True,
+                ssl=self._tls,
             )
         except OSError as error:
             raise self._cannot_listen(error) from error

@@ -1,0 +1,22 @@
+"""Stores of other nodes, and one's own for them, over the peer protocol (docs/formats-peer.md)."""
+
+from holdfast.stores.peer.client import ClientLimits, PeerClient
+from holdfast.stores.peer.errors import PeerRefused, Refusal
+from holdfast.stores.peer.greeting import check_secret
+from holdfast.stores.peer.messages import SPEAKS, HelloAnswer, PeerIdentity
+from holdfast.stores.peer.server import PeerLimits, PeerServer
+from holdfast.stores.peer.store import PeerStore
+
+__all__ = [
+    "SPEAKS",
+    "ClientLimits",
+    "HelloAnswer",
+    "PeerClient",
+    "PeerIdentity",
+    "PeerLimits",
+    "PeerRefused",
+    "PeerServer",
+    "PeerStore",
+    "Refusal",
+    "check_secret",
+]
