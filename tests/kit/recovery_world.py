@@ -25,6 +25,7 @@ from holdfast.recovery.applying import Applied, Applier, candidates, read_young
 from holdfast.recovery.keeping import Keeping
 from holdfast.recovery.loading import Loaded, load, newest_lineage
 from holdfast.recovery.names import PREFIX
+from holdfast.recovery.relocating import Relocator
 from holdfast.recovery.scratch import Scratch
 from holdfast.recovery.surveying import Survey, survey
 from holdfast.scheme import Scheme
@@ -120,7 +121,9 @@ async def recover(rig: Rig) -> Again:
     surveyed = await survey(rig.attached, scratch, loaded.window, following)
     applied = Applied([], [], [], [])
     young = await read_young(rig.attached, loaded, surveyed.nameless, surveyed.recent, applied)
-    applier = Applier(scratch, loaded, young, following, "us-east-1", rig.randomness)
+    relocator = Relocator(rig.attached, scratch, young, surveyed.lost, following)
+    await relocator.run(applied)
+    applier = Applier(scratch, loaded, young, following, "us-east-1", rig.randomness, relocator.changed)
     applier.run(candidates(young, applied), applied)
     rows = MemoryRows("cd" * 16)
     for row in scratch.scan(b""):

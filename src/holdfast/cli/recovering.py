@@ -63,6 +63,7 @@ def sentences_of(report: Report) -> Iterator[str]:
     yield from _of_versions(
         "written after the journal's end, and there again", report.applied, report.applied_count
     )
+    yield from _of_versions("found where they had been moved to", report.relocated, report.relocated_count)
     yield from _of_versions("in doubt (see what is said of each)", report.doubtful, report.doubtful_count)
     yield from _of_versions("not all of it is there", report.incomplete, report.incomplete_count)
     if report.buckets_made:

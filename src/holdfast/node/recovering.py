@@ -40,6 +40,7 @@ from holdfast.recovery.first_snapshot import write_first
 from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
 from holdfast.recovery.loading import Loaded, follow_log, load, newest_lineage
 from holdfast.recovery.names import PREFIX, Lineage, lineages_of
+from holdfast.recovery.relocating import Relocator
 from holdfast.recovery.report import Report, StoreFound
 from holdfast.recovery.scratch import Scratch
 from holdfast.recovery.surveying import Survey, survey
@@ -136,7 +137,11 @@ class _Run:
         self._check_known(surveyed)
         applied = Applied([], [], [], [])
         young = await read_young(stores, loaded, surveyed.nameless, surveyed.recent, applied)
-        applier = Applier(scratch, loaded, young, self._next, self._config.region, self._randomness)
+        relocator = Relocator(stores, scratch, young, surveyed.lost, self._next)
+        await relocator.run(applied)
+        applier = Applier(
+            scratch, loaded, young, self._next, self._config.region, self._randomness, relocator.changed
+        )
         applier.run(candidates(young, applied), applied)
         incarnation = new_incarnation(self._randomness)
         self._say_whence(scratch, loaded)
@@ -490,6 +495,8 @@ class _Run:
             pieces_left=applied.pieces,
             applied=_some(applied.applied),
             applied_count=len(applied.applied),
+            relocated=_some(applied.relocated),
+            relocated_count=len(applied.relocated),
             doubtful=_some(applied.doubtful),
             doubtful_count=len(applied.doubtful),
             incomplete=_some(applied.incomplete),

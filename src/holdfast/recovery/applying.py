@@ -8,7 +8,8 @@ no row names, and those packs say what is in them. What must hold:
 - one whose order says that something newer is there counts as well: the key was deleted meanwhile, and counts
   anew from 1, or two wrote at once. It is told; and where its write could have been refused for that, it does
   not count.
-- what was moved from another pack was in the index before: it is never a reason to make anything.
+- what was moved from another pack was in the index before: it is never a reason to make anything. (Where
+  the index has it in a place that is gone, see `recovery.relocating`.)
 - it counts only with all of its bytes: every pack that it names has a row, or can be read and gets one.
 - what could be meant either way is told, and left as the journal has it. Nothing is given up for that: the
   bytes stay where they are.
@@ -17,7 +18,7 @@ Deletions, copies that share bytes, uploads and their parts change rows only, so
 nothing is known here; the report says so.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -39,6 +40,7 @@ from holdfast.packs.rows import encode_row
 from holdfast.recovery.loading import Loaded
 from holdfast.recovery.scratch import Scratch
 from holdfast.recovery.surveying import Nameless
+from holdfast.scheme import Scheme
 from holdfast.stores.port import Store
 
 _encoder = msgspec.msgpack.Encoder()
@@ -65,6 +67,8 @@ class Applied(Struct):
     older: int = 0
     unreadable: int = 0
     pieces: int = 0
+    relocated: list[Told] = []
+    """Versions and parts that were found in the pack that they were moved to."""
 
 
 class Young(NamedTuple):
@@ -137,7 +141,7 @@ def candidates(young: Mapping[PackId, Young], applied: Applied) -> list[Candidat
                 applied.pieces += not has_row
                 continue
             try:
-                record = _in_place(rows.decode_record(entry.record), pack)
+                record = in_place(rows.decode_record(entry.record), pack)
             except Damaged as error:
                 applied.doubtful.append(_told(entry, str(error)))
                 continue
@@ -146,12 +150,15 @@ def candidates(young: Mapping[PackId, Young], applied: Applied) -> list[Candidat
     return sorted(found, key=lambda one: (one.since, one.order, one.record.modified_ms, one.record.version))
 
 
-def _in_place(record: VersionRecord, pack: PackId) -> VersionRecord:
+def in_place(record: VersionRecord, pack: PackId) -> VersionRecord:
     """With the pack's id where the manifest could not know it."""
+    at = record.extents_at
+    if at is not None and not at.pack:
+        at = Extent(pack, at.offset, at.length)
     extents = tuple(
         Extent(pack, extent.offset, extent.length) if not extent.pack else extent for extent in record.extents
     )
-    return replace(record, extents=extents)
+    return replace(record, extents=extents, extents_at=at)
 
 
 def _told(entry: ManifestEntry, why: str) -> Told:
@@ -159,7 +166,8 @@ def _told(entry: ManifestEntry, why: str) -> Told:
 
 
 class Applier:
-    """Tries candidates on the rows, one after the other."""
+    """Tries candidates on the rows, one after the other. `changed_here` are rows that recovery has put anew
+    before."""
 
     def __init__(
         self,
@@ -169,6 +177,7 @@ class Applier:
         next_revision: Callable[[], int],
         region: str,
         randomness: Randomness,
+        changed_here: Iterable[bytes] = (),
     ) -> None:
         self._scratch = scratch
         self._loaded = loaded
@@ -176,7 +185,7 @@ class Applier:
         self._next_revision = next_revision
         self._region = region
         self._randomness = randomness
-        self._made: set[bytes] = set()
+        self._made = set(changed_here)
 
     def run(self, found: Sequence[Candidate], applied: Applied) -> None:
         """All of them."""
@@ -237,7 +246,7 @@ class Applier:
         for pack in packs_of(record):
             (row,) = self._scratch.get([pack_row(pack)])
             if row is None:
-                self._scratch.apply(revision, self._pack_rows(pack, record), ())
+                self._scratch.apply(revision, pack_rows(pack, self._young[pack], record.scheme), ())
                 applied.packs_added += 1
         described = self._bucket(one, record, bucket, revision, applied)
         state = State(
@@ -266,12 +275,14 @@ class Applier:
         self._scratch.apply(revision, ((keys.bucket_row(one.bucket), rows.encode(made_)),), ())
         return made_
 
-    def _pack_rows(self, pack: PackId, record: VersionRecord) -> tuple[tuple[bytes, bytes], ...]:
-        found, manifest, _ = self._young[pack]
-        row = found.row(sum(entry.length for entry in manifest.entries))
-        puts = [(pack_row(pack), encode_row(row))]
-        promised = record.scheme or found.scheme
-        if found.missing or found.scheme != promised:
-            reason = DebtReason.STRAGGLER if found.scheme == promised else DebtReason.STORES_MISSING
-            puts.append((debt_row(pack), _encoder.encode(DebtRow(promised, reason, found.missing))))
-        return tuple(puts)
+
+def pack_rows(pack: PackId, young: Young, promised: Scheme | None) -> tuple[tuple[bytes, bytes], ...]:
+    """The row of a pack that has none, and its debt, if it lacks some of what was `promised`."""
+    found, manifest, _ = young
+    row = found.row(sum(entry.length for entry in manifest.entries))
+    puts = [(pack_row(pack), encode_row(row))]
+    promised = promised or found.scheme
+    if found.missing or found.scheme != promised:
+        reason = DebtReason.STRAGGLER if found.scheme == promised else DebtReason.STORES_MISSING
+        puts.append((debt_row(pack), _encoder.encode(DebtRow(promised, reason, found.missing))))
+    return tuple(puts)

@@ -50,6 +50,8 @@ class Report(Struct, frozen=True, kw_only=True):
     pieces_left: int
     applied: tuple[Told, ...]
     applied_count: int
+    relocated: tuple[Told, ...]
+    relocated_count: int
     doubtful: tuple[Told, ...]
     doubtful_count: int
     incomplete: tuple[Told, ...]

@@ -38,7 +38,8 @@ class Nameless(NamedTuple):
 
 class Survey(Struct):
     """What was found. `recent` are packs with rows that changed at or after the window's revision; `short`
-    are packs that cannot be read from the stores that are there; `stores` are all that rows name."""
+    are packs that cannot be read from the stores that are there (`lost` are all of them, `short` those that
+    are named); `stores` are all that rows name."""
 
     packs: int = 0
     shards: int = 0
@@ -48,6 +49,7 @@ class Survey(Struct):
     recent: list[Nameless] = []
     short: list[str] = []
     short_count: int = 0
+    lost: set[PackId] = set()
     silent: dict[StoreId, str] = {}
     stores: set[StoreId] = set()
 
@@ -59,7 +61,7 @@ async def survey(
     next_revision: Callable[[], int],
 ) -> Survey:
     """Walk through rows and stores."""
-    found = Survey(nameless=[], recent=[], short=[], silent={}, stores=set())
+    found = Survey()
     rows = scratch.scan(_PACKS, prefix_end(_PACKS))
     row = next(rows, None)
     async for pack, shards in _by_pack(stores, found.silent):
@@ -149,6 +151,7 @@ def _count(found: Survey, row: Row, shards: Mapping[str, StoreId], answering: se
     found.degraded += here < layout.real_data_shards + value.scheme.m
     if here < layout.real_data_shards:
         found.short_count += 1
+        found.lost.add(pack)
         if len(found.short) < NAMED_MAX:
             found.short.append(pack.hex())
 
