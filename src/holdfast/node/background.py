@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.base.clock import Clock
@@ -15,11 +16,13 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.chores.absent import FindAbsent
+from holdfast.chores.audit import WALK_EVERY_S as AUDIT_EVERY_S
 from holdfast.chores.audit import Audit
 from holdfast.chores.away import Away
 from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
+from holdfast.chores.compact import WALK_EVERY_S as COMPACT_EVERY_S
 from holdfast.chores.compact import Compact
 from holdfast.chores.drain import Drain
 from holdfast.chores.giving_way import GivingWay
@@ -46,10 +49,23 @@ from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.recovery.keeping import Keeping
+from holdfast.recovery.snapshot import JOURNAL_BYTES_MIN
 from holdfast.s3.observing import Answered, Ending, RequestObserver
 from holdfast.scheme import Scheme
 
 FINISH_S = 5.0
+
+
+class Paces(Struct, frozen=True):
+    """How often what nobody configures is done: a simulation has no hours. Seconds between two walks of
+    compact and of audit, and how much journal makes a snapshot due."""
+
+    compact_every_s: float = COMPACT_EVERY_S
+    audit_every_s: float = AUDIT_EVERY_S
+    journal_bytes_min: int = JOURNAL_BYTES_MIN
+
+
+PACES = Paces()
 
 
 class FeltRequests:
@@ -89,7 +105,9 @@ class Background:
         may_delete: bool,
         holder: str,
         under_way: Callable[[], int],
+        paces: Paces = PACES,
     ) -> None:
+        self._paces = paces
         self._keeper = keeper
         self._health = health
         self._index = index
@@ -139,7 +157,15 @@ class Background:
         self._merging: Waiting | None = None
         self._collect: Collect | None = None
         self.named = NamedPacks(stores, topology, health, clock, randomness, lambda: scheme, room=keeper.room)
-        self.keeping = Keeping(index, self.named, self._writable, clock, randomness, tell)
+        self.keeping = Keeping(
+            index,
+            self.named,
+            self._writable,
+            clock,
+            randomness,
+            tell,
+            journal_bytes_min=paces.journal_bytes_min,
+        )
         self.keeping.journal.room_is_needed = self._room_is_needed
         self.drain = Drain(index, rewriter, lambda: leaving_of(keeper), clock)
         self.rebalance = Rebalance(
@@ -181,9 +207,16 @@ class Background:
                 lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
                 self.keeping.journal.covers,
             )
-            self._compact = compact = Compact(index, objects.moving(self._giving_way).move)
+            self._compact = compact = Compact(
+                index, objects.moving(self._giving_way).move, walk_every_s=self._paces.compact_every_s
+            )
             self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
-            audit = Audit(index, objects.auditing(self._giving_way).audit, self._clock)
+            audit = Audit(
+                index,
+                objects.auditing(self._giving_way).audit,
+                self._clock,
+                walk_every_s=self._paces.audit_every_s,
+            )
             # What is being given another scheme must not be mixed with what has the old one still.
             # And while recovery would look for things where they were, nothing is moved.
             self._merging = merging = Waiting(

@@ -34,18 +34,15 @@ from holdfast.node.cluster import (
     assign_slots,
     cluster_from,
     new_cluster,
-    read_cluster,
-    write_cluster,
 )
 from holdfast.node.config import Config, StorePlace
-from holdfast.node.descriptors import files_allowed, kept_open
+from holdfast.node.ground import ATTACH_TIMEOUT_S, Directories, Ground
 from holdfast.node.placing import place_stores
-from holdfast.stores.directory import Attached, DirectoryOptions, DirectoryStore, attach, inspect
+from holdfast.stores.directory import DirectoryStore
 from holdfast.stores.identity import Expected, Found, Identity, Judgement, Noted, index_went_back, judge
 from holdfast.stores.port import Attachment, Store, StoreFailed, Usage
 from holdfast.topology import Location, Topology
 
-ATTACH_TIMEOUT_S = 10.0
 GLANCE_EVERY_ROUNDS = 4
 LOOK_EVERY_S = 2.5
 """How often to look for a store that is away, and how long to leave its directory alone when it went."""
@@ -82,15 +79,14 @@ class Keeper:
         clock: Clock,
         randomness: Randomness,
         on_event: Teller,
+        ground: Ground | None = None,
     ) -> None:
+        """`ground` is the directories of this machine, unless somebody brings another."""
         self._config = config
         self._clock = clock
         self._randomness = randomness
         self._on_event = on_event
-        kept = kept_open(files_allowed(), len(config.stores))
-        self._options = DirectoryOptions(
-            bytes_reserve=config.limits.reserve_bytes, files_open_max=kept, folders_open_max=kept
-        )
+        self._ground = ground or Directories(config, clock, randomness)
         self._decorate: Decorate | None = None
         self._health: StoreHealth | None = None
         self._prober: Prober | None = None
@@ -115,8 +111,7 @@ class Keeper:
         Raises Fenced (in use by another process, or a new slot with somebody else's data), InvalidInput,
         and OSError where folders cannot be made.
         """
-        data = self._config.data
-        known = read_cluster(data)
+        known = self._ground.read_cluster()
         places, known_now, self.remarks = place_stores(self._config.stores, known or Cluster("", {}))
         seen = await self._look_at_all(places)
         cluster = known_now if known else cluster_from(seen) or new_cluster(self._randomness, name)
@@ -130,9 +125,9 @@ class Keeper:
         self.cluster = cluster
         for place in places:
             if place.slot not in cluster.slots:
-                _make_folder(place.path, below=data)
+                self._ground.make_folder(place.path)
                 self._note(place, None, None)
-        write_cluster(data, self.cluster)
+        self._ground.write_cluster(self.cluster)
         for place in places:
             line = self.cluster.slots[place.slot]
             self.held[place.slot] = Held(place, device=line.device, mounted=line.mounted)
@@ -150,7 +145,7 @@ class Keeper:
             if line is None or line.store is None or place.path in seen:
                 continue
             try:
-                found = await inspect(place.path, timeout_s=ATTACH_TIMEOUT_S)
+                found = await self._ground.inspect(place.path)
             except HoldfastError:
                 continue
             if judge(found, Expected(cluster.cluster, place.slot)).attachment is Attachment.NEW:
@@ -167,7 +162,7 @@ class Keeper:
 
         async def look(path: Path) -> Identity | None:
             try:
-                return (await inspect(path, timeout_s=ATTACH_TIMEOUT_S)).identity
+                return (await self._ground.inspect(path)).identity
             except HoldfastError:
                 return None  # attaching it will say why
 
@@ -198,12 +193,12 @@ class Keeper:
         """Look at a slot's directory and attach it if it is, or may become, the slot's store."""
         place = held.place
         expected = self._expected(place.slot)
-        found = await self._judge(place.path, expected, initialise=False)
+        found = await self._ground.attach(place.path, expected, initialise=False)
         if found.judgement.attachment is Attachment.NEW:
             # Nobody is expected there any more, and that is written down before somebody new moves in.
             self._note(place, None, None, device=held.device, mounted=held.mounted)
-            write_cluster(self._config.data, self.cluster)
-            found = await self._judge(place.path, self._expected(place.slot), initialise=True)
+            self._ground.write_cluster(self.cluster)
+            found = await self._ground.attach(place.path, self._expected(place.slot), initialise=True)
         if found.store is None:
             retired = self.cluster.retired_store(found.identity.store) if found.identity else None
             if retired is not None:
@@ -227,7 +222,7 @@ class Keeper:
                 device=opened.device,
                 mounted=opened.mounted,
             )
-            write_cluster(self._config.data, self.cluster)
+            self._ground.write_cluster(self.cluster)
         held.opened, held.id, held.device, held.mounted = opened, opened.id, opened.device, opened.mounted
         held.attachment, held.reason = judgement.attachment, ""
         held.since = self._clock.monotonic()
@@ -365,7 +360,7 @@ class Keeper:
 
     async def _try_to_attach(self, held: Held) -> None:
         try:
-            found = await inspect(held.place.path, timeout_s=ATTACH_TIMEOUT_S)
+            found = await self._ground.inspect(held.place.path)
             before, held.seen = held.seen, found
             if before is not None and before.exists and found.exists and found != before:
                 return  # somebody is at work in it: what is being removed must not be made again meanwhile
@@ -380,7 +375,7 @@ class Keeper:
         """Let go of a store whose directory is not what it was. Nothing in there is touched: somebody may be
         removing it at this moment. What is left is looked at a while later, and taken if it can be."""
         try:
-            found = held.seen = await inspect(held.place.path, timeout_s=ATTACH_TIMEOUT_S)
+            found = held.seen = await self._ground.inspect(held.place.path)
             judgement = judge(found, self._expected(held.place.slot))
             if judgement.attachment is Attachment.READY:
                 await opened.usage(timeout_s=PROBE_TIMEOUT_S)
@@ -426,7 +421,11 @@ class Keeper:
     def write(self, cluster: Cluster) -> None:
         """Change what is on record; durable when it returns."""
         self.cluster = cluster
-        write_cluster(self._config.data, cluster)
+        self._ground.write_cluster(cluster)
+
+    async def inspect(self, path: Path) -> Found:
+        """Who lives in a directory, without touching anything. Raises what looking at a disk raises."""
+        return await self._ground.inspect(path)
 
     def forget(self, store: StoreId | None) -> None:
         """A store is no longer part of the house."""
@@ -471,7 +470,7 @@ class Keeper:
         for held, done in zip(there, told, strict=True):
             if done and held.opened is not None:
                 self._note(held.place, held.opened.id, noted, device=held.device, mounted=held.mounted)
-        write_cluster(self._config.data, self.cluster)
+        self._ground.write_cluster(self.cluster)
 
     async def close(self) -> None:
         """Let go of all stores."""
@@ -506,23 +505,12 @@ class Keeper:
         """Write down where the index was begun, and which one it is."""
         if (members, incarnation) != (self.cluster.index, self.cluster.incarnation):
             self.cluster = replace(self.cluster, index=members, incarnation=incarnation)
-            write_cluster(self._config.data, self.cluster)
+            self._ground.write_cluster(self.cluster)
 
     def _expected(self, slot: str) -> Expected:
         line = self.cluster.slots[slot]
         return Expected(
             self.cluster.cluster, line.known_as or slot, line.store, line.noted, line.device, line.mounted
-        )
-
-    async def _judge(self, path: Path, expected: Expected, *, initialise: bool) -> Attached:
-        return await attach(
-            path,
-            expected,
-            clock=self._clock,
-            randomness=self._randomness,
-            initialise=initialise,
-            options=self._options,
-            timeout_s=ATTACH_TIMEOUT_S,
         )
 
     def _note(
@@ -557,11 +545,3 @@ def retired_sentence(retired: Retired) -> str:
         f"It is the store that was {retired.how} from slot {retired.slot!r}: it is not taken back. "
         "Empty the directory to use it as a new one."
     )
-
-
-def _make_folder(path: Path, below: Path) -> None:
-    """Make a store's directory, but not what is above it: that may be a disk that is not mounted."""
-    if path.is_relative_to(below):
-        path.mkdir(parents=True, exist_ok=True)
-    else:
-        path.mkdir(exist_ok=True)

@@ -17,12 +17,11 @@ from holdfast.index.port import Index
 from holdfast.node.changing import Changes
 from holdfast.node.cluster import Draining
 from holdfast.node.config import StorePlace, read_label, read_slot
-from holdfast.node.keeper import ATTACH_TIMEOUT_S, Held, Keeper, retired_sentence
+from holdfast.node.keeper import Held, Keeper, retired_sentence
 from holdfast.node.leaving import Cost, cost_of_leaving, weaker_levels
 from holdfast.node.membership import Places
 from holdfast.node.stores import Done
 from holdfast.scheme import Scheme
-from holdfast.stores.directory import inspect
 from holdfast.stores.identity import Expected, judge
 from holdfast.stores.port import Attachment
 
@@ -273,7 +272,7 @@ class StoreCommands:
                 raise InvalidInput(f"{path} is store {name} already.")
             if path.is_relative_to(other) or other.is_relative_to(path):
                 raise InvalidInput(f"{path} is in the way of store {name} at {other}:", hint="name another.")
-        found = await inspect(path, timeout_s=ATTACH_TIMEOUT_S)
+        found = await self._keeper.inspect(path)
         if not found.exists:
             raise InvalidInput(f"There is no directory {path}:", hint="mount the disk or make it first.")
         cluster = self._keeper.cluster
