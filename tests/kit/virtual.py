@@ -140,6 +140,9 @@ class VirtualClock:
     def monotonic(self) -> float:
         return _running().now
 
+    def aging(self) -> float:
+        return _running().now
+
     def wall(self) -> float:
         return self._offset + _running().now
 

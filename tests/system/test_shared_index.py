@@ -74,6 +74,9 @@ class HastyClock:
     def monotonic(self) -> float:
         return self.waited
 
+    def aging(self) -> float:
+        return self.waited
+
     def wall(self) -> float:
         return self.waited
 

@@ -21,6 +21,9 @@ class At:
     def monotonic(self) -> float:
         return self.now
 
+    def aging(self) -> float:
+        return self.now
+
     def wall(self) -> float:
         return self.now
 

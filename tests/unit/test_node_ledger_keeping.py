@@ -36,6 +36,9 @@ class Steps:
     def monotonic(self) -> float:
         return self.now
 
+    def aging(self) -> float:
+        return self.now
+
     def wall(self) -> float:
         return START - 50.0 + self.now
 

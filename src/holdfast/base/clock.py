@@ -4,7 +4,7 @@ Nothing else in the house may ask the operating system what time it is or wait f
 the linter bans it. `SystemClock` is the real thing; the simulation brings its own, whose wall
 clock may jump. Durations and deadlines use `monotonic`; `wall` only ever labels things for
 people (Last-Modified, events) or is compared with what a client signed. Order never depends
-on `wall`.
+on `wall`. `aging` is for how long ago something was, on a machine that may have been suspended meanwhile.
 
 `asyncio.timeout` and `loop.call_later` are allowed everywhere: they follow the loop's clock, and
 the loop itself is virtual in a simulation.
@@ -22,6 +22,10 @@ class Clock(Protocol):
         """Seconds since an arbitrary start; never goes back."""
         ...
 
+    def aging(self) -> float:
+        """Seconds since an arbitrary start; never goes back, and runs while the machine is suspended."""
+        ...
+
     def wall(self) -> float:
         """Seconds since 1970-01-01 UTC, as this machine believes; may jump either way."""
         ...
@@ -36,6 +40,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def aging(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wall(self) -> float:
         return time.time()

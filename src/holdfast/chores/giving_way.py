@@ -51,6 +51,10 @@ class GivingWay:
         """As the clock's."""
         return self._clock.monotonic()
 
+    def aging(self) -> float:
+        """As the clock's."""
+        return self._clock.aging()
+
     def wall(self) -> float:
         """As the clock's."""
         return self._clock.wall()
