@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from holdfast.base.clock import SystemClock
@@ -24,7 +25,7 @@ from holdfast.objects.model import (
     UploadPart,
 )
 from holdfast.objects.receiving import TAIL_BYTES
-from holdfast.objects.rows import decode_dead
+from holdfast.objects.rows import decode_cleanup, decode_dead, decode_head, encode
 from holdfast.objects.settings import ObjectsLimits
 from holdfast.packs.model import PACK_BYTES_MAX, Appended, Extent, ManifestEntry, Piece
 from holdfast.packs.rows import PackRows, decode_row
@@ -163,6 +164,61 @@ async def test_a_version_that_is_being_cleaned_up_is_left_alone() -> None:
     await desk.audit()
     await collect(desk)
     assert await packs_of(desk) == []
+
+
+async def test_a_cleanup_that_is_stuck_keeps_only_its_own_packs_from_being_audited() -> None:
+    """The table of a large object cannot be read, for days: what others left behind is found all the same."""
+    desk = await ready(inline_bytes_max=64)
+    upload = (await desk.objects.create_upload(CreateUpload(bucket=BUCKET, key="huge"))).upload
+    done = []
+    for number in range(1, 5):
+        body = BytesBody(bytes(number * 1000))
+        part = UploadPart(bucket=BUCKET, key="huge", upload=upload, number=number, body=body)
+        done.append(CompletePart(number, (await desk.objects.upload_part(part)).etag))
+    wanted = CompleteUpload(bucket=BUCKET, key="huge", upload=upload, parts=tuple(done))
+    await desk.objects.complete_upload(wanted)
+    assert await desk.objects.finish_cleanups(100)
+    its_own = await packs_of(desk)
+    (head,) = await desk.index.get([b"head/" + BUCKET.encode() + b"/huge"])
+    assert head is not None
+    table = decode_head(head.value).current.extents_at
+    assert table is not None
+
+    def unreadable(extent: Extent) -> None:
+        if extent.pack == table.pack:
+            raise Unavailable("Too few shards answer.")
+
+    desk.packs.before_read = unreadable
+    await desk.delete("huge")
+    with pytest.raises(Unavailable):
+        await desk.objects.finish_cleanups(100)
+    lost = await abandon(desk, "lost", b"l" * 50)
+    audited = await audit_all(desk)
+    assert audited.pop(lost.extent.pack) is Audited.FOUND
+    assert set(audited) == set(its_own)
+    assert set(audited.values()) == {Audited.UNSETTLED}
+    # A row of an older version does not say whose bytes it is about: it may be anybody's.
+    (row,) = [
+        item
+        for item in await desk.index.scan(b"cleanup/", prefix_end(b"cleanup/"), limit=10)
+        if isinstance(item, Row)
+    ]
+    older = encode(msgspec.structs.replace(decode_cleanup(row.value), bucket="", key=""))
+    await desk.index.commit([Transaction((), ((row.key, older),))])
+    other = await abandon(desk, "other", b"o" * 50)
+    assert (await auditor(desk)(other.extent.pack)).ended is Audited.UNSETTLED
+    desk.packs.before_read = None
+    assert await desk.objects.finish_cleanups(100)
+    assert (await auditor(desk)(other.extent.pack)).ended is Audited.FOUND
+    await desk.audit()
+    await collect(desk)
+    assert await packs_of(desk) == []
+
+
+def test_a_cleanup_row_of_an_older_version_is_read() -> None:
+    older = msgspec.msgpack.encode([1, "cause", None, b"", "v" * 32, [b"p" * 16, 0, 64], False, 3])
+    row = decode_cleanup(older)
+    assert (row.done, row.bucket, row.key) == (3, "", "")
 
 
 async def test_a_writer_that_comes_after_the_audit_is_turned_away() -> None:

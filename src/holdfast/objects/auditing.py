@@ -8,7 +8,8 @@ of the two wins. What is closed never changes again. What then is neither needed
 
 What must hold:
 
-- rows are read in this order: who needs what; that no cleanup is under way; what is dead. Bytes may pass
+- rows are read in this order: who needs what; that no cleanup of a key with bytes here is under way; what
+  is dead. Bytes may pass
   from needed to dead meanwhile, and are then counted twice; none pass the other way, and none are missed.
   So what is found is at most the garbage there is.
 - it is recorded as dead once: in one row of the pack's, expected as it was read when it was counted.
@@ -16,7 +17,7 @@ What must hold:
   not account for every byte) is left alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from enum import Enum
 
 from msgspec import Struct
@@ -36,6 +37,8 @@ AUDITOR = "audit"
 
 CLOSED_AT_ONCE = 64
 PAGE = 1000
+CLEANUPS_MAX = 1000
+"""With more of them under way, the audit waits: they are done in seconds."""
 
 
 class Audited(Enum):
@@ -73,10 +76,25 @@ class Auditing:
             return AuditReport(Audited.UNSETTLED)
         if not await self._close(pack, entries, survey):
             return AuditReport(Audited.UNSETTLED)
-        if await self._index.scan(keys.CLEANUPS, keys.after_prefix(keys.CLEANUPS), limit=1):
+        if await self._is_being_cleaned_up({(entry.bucket, entry.key) for entry in entries}):
             return AuditReport(Audited.UNSETTLED)
         found = await self._take(pack, needed)
         return AuditReport(Audited.FOUND if found else Audited.UNSETTLED, found)
+
+    async def _is_being_cleaned_up(self, names: Container[tuple[str, str]]) -> bool:
+        """Whether bytes of one of these keys are being let go. One that gets stuck (its table cannot be read)
+        keeps only the packs of its own key from being audited. What shares bytes lets none go."""
+        found = await self._index.scan(
+            keys.CLEANUPS, keys.after_prefix(keys.CLEANUPS), limit=CLEANUPS_MAX + 1
+        )
+        for item in found:
+            assert isinstance(item, Row)
+            cleanup = rows.decode_cleanup(item.value)
+            if cleanup.shared:
+                continue
+            if not cleanup.bucket or (cleanup.bucket, cleanup.key) in names:
+                return True
+        return len(found) > CLEANUPS_MAX
 
     async def _close(self, pack: PackId, entries: Sequence[ManifestEntry], survey: Survey) -> bool:
         """See to it that nobody comes any more for the pieces that nobody needs; whether that is so."""

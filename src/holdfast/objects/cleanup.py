@@ -7,6 +7,8 @@ recorded as dead exactly once, whoever does the steps, however often they crash;
 in a version lose only their rows.
 """
 
+from msgspec.structs import replace
+
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, UploadId, VersionId
 from holdfast.index.port import Expect, Row, Transaction
@@ -129,14 +131,7 @@ class Cleanups:
         if done:
             deletes.append(row.key)
         else:
-            rest = CleanupRow(
-                cleanup.format,
-                cleanup.cause,
-                version=version,
-                extents_at=at,
-                shared=cleanup.shared,
-                done=cleanup.done + len(window),
-            )
+            rest = replace(cleanup, done=cleanup.done + len(window))
             puts.append((row.key, rows.encode(rest)))
         decided = await self._context.committer.decide_one(
             Transaction(tuple(expects), tuple(puts), tuple(deletes))

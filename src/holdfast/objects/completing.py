@@ -134,7 +134,14 @@ class Completing:
                 )
             )
 
-        cleanup = CleanupRow(rows.FORMAT, version, complete.upload, chosen.attempts)
+        cleanup = CleanupRow(
+            rows.FORMAT,
+            version,
+            complete.upload,
+            chosen.attempts,
+            bucket=complete.bucket,
+            key=complete.key,
+        )
         left_over = (keys.cleanup_row(complete.upload), rows.encode(cleanup))
 
         def propose(state: State, others: Sequence[Row | None]) -> Transaction:

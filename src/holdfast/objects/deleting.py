@@ -92,7 +92,7 @@ class Deleting:
             check_write(Conditions(if_match=wanted.if_match), state.current, wanted.key)
         if state.current is None:
             return None
-        gone = released(state.current, deletion.cause)
+        gone = released(state.target, state.current, deletion.cause)
         return Transaction(state.expects(), gone.puts, (state.target.head_row, *gone.deletes))
 
     async def _finish(self, deletion: _Deletion, decided: Decided) -> DeleteResult:

@@ -103,11 +103,17 @@ def packs_of(record: VersionRecord) -> dict[PackId, int]:
     return sizes
 
 
-def released(record: VersionRecord, cause: str) -> Released:
-    """What has to be recorded when `record` ends because of `cause`."""
+def released(where: Target, record: VersionRecord, cause: str) -> Released:
+    """What has to be recorded when `record`, which `where` holds, ends because of `cause`."""
     if record.extents_at is not None:
         row = CleanupRow(
-            rows.FORMAT, cause, version=record.version, extents_at=record.extents_at, shared=record.shared
+            rows.FORMAT,
+            cause,
+            version=record.version,
+            extents_at=record.extents_at,
+            shared=record.shared,
+            bucket=where.bucket,
+            key=where.key,
         )
         empty = rows.encode(DeadRow(rows.FORMAT, 0, cause))
         return Released(((mark(record), empty), (keys.cleanup_row(record.version), rows.encode(row))))
@@ -162,7 +168,7 @@ def put_transaction(
         empty = rows.encode(DeadRow(rows.FORMAT, 0, encoded.record.version))
         gone = Released(((mark(head.current), empty),))
     else:
-        gone = released(head.current, encoded.record.version)
+        gone = released(state.target, head.current, encoded.record.version)
     return Transaction(
         (*basis, *expects), ((state.target.head_row, value), *gone.puts, *puts), (*gone.deletes, *deletes)
     )

@@ -152,7 +152,8 @@ class ShareRow(Struct, frozen=True, array_like=True):
 
 class CleanupRow(Struct, frozen=True, array_like=True):
     """`cleanup/...`: either the parts of `upload`, of which `chosen` (16 bytes each) live on in
-    a version, or the bytes that the table `extents_at` of `version` names, from entry `done` on."""
+    a version, or the bytes that the table `extents_at` of `version` names, from entry `done` on. `bucket` and
+    `key` are whose they were: the manifests of their packs name them. (Rows of before that do not say.)"""
 
     format: int
     cause: str
@@ -162,6 +163,8 @@ class CleanupRow(Struct, frozen=True, array_like=True):
     extents_at: Extent | None = None
     shared: bool = False
     done: int = 0
+    bucket: str = ""
+    key: str = ""
 
 
 class Encoded(NamedTuple):

@@ -234,7 +234,7 @@ class Uploads:
                 if certain or not await self._aborted_by(upload, cause):
                     raise
                 break
-            cleanup = rows.encode(CleanupRow(rows.FORMAT, cause, upload))
+            cleanup = rows.encode(CleanupRow(rows.FORMAT, cause, upload, bucket=bucket, key=key))
             decided = await context.committer.decide_one(
                 Transaction(
                     (Expect(open_.key, open_.revision),),
