@@ -1,12 +1,46 @@
-"""Runs `async def` tests: on a real loop, or, marked `virtual`, on a loop whose clock is virtual."""
+"""Runs `async def` tests: on a real loop, or, marked `virtual`, on a loop whose clock is virtual.
+
+And what makes runs alike, however busy the machine is: examples of Hypothesis are the same each time (other
+ones with HOLDFAST_THOROUGH) and may take as long as they do, and a run for which the disk has too little room
+says so before it begins, instead of failing wherever it is when the disk is full.
+"""
 
 import asyncio
 import inspect
+import os
+import shutil
+import tempfile
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kit.virtual import run_virtual
+
+settings.register_profile(
+    "steady",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=not os.environ.get("HOLDFAST_THOROUGH"),
+)
+settings.load_profile("steady")
+
+WITHOUT_NODES = ("tests/unit", "tests/conformance", "tests/simulation")
+ROOM_BYTES = 4 << 30
+"""For tests with real nodes: what these keep free of their disks, and what tests write at the same time."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or all(arg.startswith(WITHOUT_NODES) for arg in config.args):
+        return
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < ROOM_BYTES:
+        pytest.exit(
+            f"Tests with real nodes need {ROOM_BYTES >> 30} GiB in {folder}, and {free >> 20} MiB are free: "
+            "make room, or set TMPDIR to a folder that has it.",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
 
 
 @pytest.hookimpl(tryfirst=True)

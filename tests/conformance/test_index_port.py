@@ -94,7 +94,11 @@ async def open_sqlite(folder: Path) -> AsyncIterator[Index]:
         copies=[DirectoryCopy(f"disk{n}", folder / f"disk{n}" / "index") for n in range(2)],
         clock=SystemClock(),
         randomness=SystemRandomness(),
-        options=IndexOptions(log=LogOptions(segment_bytes=1 << 20), copies=CopyOptions(kept=2)),
+        options=IndexOptions(
+            patience_s=60.0,
+            log=LogOptions(segment_bytes=1 << 20, patience_s=60.0, overdue_s=60.0),
+            copies=CopyOptions(kept=2, overdue_s=60.0),
+        ),
     )
     try:
         yield index

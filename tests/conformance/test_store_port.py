@@ -31,7 +31,9 @@ from holdfast.stores.port import (
 from tests.kit.peers import exported
 from tests.kit.stores import NamedTemporaries
 
-T = 10.0
+T = 60.0
+ROOM = DirectoryOptions(bytes_reserve=1 << 20)
+"""Little: how much is free on the real disk is no business of a test."""
 Making = Callable[[Path], AbstractAsyncContextManager[Store]]
 
 
@@ -59,6 +61,7 @@ async def directory(path: Path) -> AsyncIterator[Store]:
         clock=SystemClock(),
         randomness=SeededRandomness(1),
         initialise=True,
+        options=ROOM,
     )
     assert attached.store is not None
     yield attached.store
@@ -74,7 +77,7 @@ async def directory_with_names(path: Path) -> AsyncIterator[Store]:
         clock=SystemClock(),
         randomness=SeededRandomness(1),
         initialise=True,
-        options=DirectoryOptions(files_open_max=1, folders_open_max=1),
+        options=DirectoryOptions(bytes_reserve=1 << 20, files_open_max=1, folders_open_max=1),
         files=NamedTemporaries(),
     )
     assert attached.store is not None

@@ -15,15 +15,22 @@ from holdfast.index.sqlite import (
 )
 
 QUICK = IndexOptions(
-    patience_s=2.0,
-    open_s=20.0,
+    patience_s=60.0,
+    open_s=60.0,
     checkpoint_bytes_min=256 << 10,
     checkpoint_check_s=0.1,
     log=LogOptions(
-        patience_s=4.0, grace_s=0.5, reattach_s=0.2, segment_bytes=128 << 10, tail_bytes=512 << 10
+        patience_s=60.0,
+        overdue_s=60.0,
+        bulk_s=60.0,
+        grace_s=0.5,
+        reattach_s=0.2,
+        segment_bytes=128 << 10,
+        tail_bytes=512 << 10,
     ),
-    copies=CopyOptions(retry_s=0.2, linger_s=0.02, linger_others_s=0.05),
+    copies=CopyOptions(overdue_s=60.0, retry_s=0.2, linger_s=0.02, linger_others_s=0.05),
 )
+"""Quick where a wait is gone through each time, and patient where it ends what a busy disk makes late."""
 
 
 def disk(folder: Path, number: int) -> Path:

@@ -59,7 +59,7 @@ def run_holdfast(
     *arguments: str | Path,
     cwd: Path,
     environment: Mapping[str, str] | None = None,
-    timeout_s: float = 60,
+    timeout_s: float = 180,
     privileged: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """One command of the program, run to its end."""
@@ -140,7 +140,7 @@ class NodeProcess:
             if line.startswith(_LAST_LINE):
                 break
         else:
-            code = self._process.wait(timeout=30)
+            code = self._process.wait(timeout=120)
             raise AssertionError(f"the node ended with {code} instead of serving:\n{self.output}")
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
@@ -155,13 +155,13 @@ class NodeProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 30) -> int:
+    def wait(self, timeout_s: float = 120) -> int:
         """Wait for its end; the exit code."""
         process = self._process
         assert process is not None
         code = process.wait(timeout=timeout_s)
         if self._reader is not None:
-            self._reader.join(timeout=5)
+            self._reader.join(timeout=60)
         if process.stdout is not None:
             process.stdout.close()
         self._process = self._reader = None
@@ -232,17 +232,19 @@ class NodeProcess:
         client = NodeClient(make_config([Given(data=self.data)], self.home), SystemClock())
         return msgspec.json.decode(client.ask("/-/status"), type=Status)
 
-    def holdfast(self, *arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def holdfast(self, *arguments: str | Path, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
         """A command of the program for this node."""
         return run_holdfast(*arguments, cwd=self.home, environment=self._environment, timeout_s=timeout_s)
 
 
-def wait_until(what: str, holds: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_until(
+    what: str, holds: Callable[[], bool], timeout_s: float = 120, *, look_every_s: float = 0.2
+) -> None:
     """Ask until it holds: a real process cannot be waited for in any other way."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
-        threading.Event().wait(0.2)
+        threading.Event().wait(look_every_s)
 
 
 def delete_store(path: Path) -> None:

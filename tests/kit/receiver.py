@@ -29,7 +29,7 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 receiver.posts.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 if receiver.answers is None:
-                    receiver._go_on.wait(30)
+                    receiver._go_on.wait(120)
                     return
                 self.send_response(receiver.answers)
                 self.send_header("content-length", "0")

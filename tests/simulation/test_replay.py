@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_run_in_another_process(seed: int) -> None:
         env={**os.environ, "PYTHONHASHSEED": "4711"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert done.stdout.strip() == run_seed(seed).digest

@@ -243,7 +243,7 @@ def test_a_spare_starts_by_itself_for_a_disk_that_is_gone_and_all_is_whole_again
         (tmp_path / "c").rename(tmp_path / "pulled")
         wait_until("the spare to hold what was lost", lambda: line(node, "hot")["shards"] > 0, PATIENCE_S)
         assert not line(node, "hot")["spare"]
-        assert "the spare hot starts, in place of c" in node.output
+        wait_until("it to be said", lambda: "the spare hot starts, in place of c" in node.output)
         assert_whole(node, bodies)
 
 

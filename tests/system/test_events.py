@@ -47,6 +47,8 @@ def test_a_disk_that_goes_and_comes_is_told_listed_followed_and_remembered(tmp_p
         )
         assert follow.stdout is not None
         try:
+            # It has begun to follow when it has shown the last one; what happens from now on it shows, too.
+            followed: list[dict[str, object]] = [json.loads(follow.stdout.readline())]
             delete_store(node.data / "disk3")
 
             def gone() -> bool:
@@ -54,7 +56,6 @@ def test_a_disk_that_goes_and_comes_is_told_listed_followed_and_remembered(tmp_p
 
             wait_until("the events to name it", gone)
             (node.data / "disk3").mkdir()
-            followed: list[dict[str, object]] = []
             while not any(one["after"] == "new and empty" for one in followed):
                 followed.append(json.loads(follow.stdout.readline()))
         finally:

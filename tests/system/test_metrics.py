@@ -46,7 +46,7 @@ def scrape(node: NodeProcess, authorization: str) -> tuple[int, str]:
     if authorization:
         request.add_header("Authorization", authorization)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -92,10 +92,15 @@ def test_what_clients_did_is_what_it_says(node: NodeProcess) -> None:
     written = [sample.value for sample in found if sample.name == "holdfast_store_calls_total"]
     assert len(written) == 12
     assert sum(written) >= 3
-    assert value(found, "holdfast_index_members_current") == value(found, "holdfast_index_members") == 5
+    assert value(found, "holdfast_index_members") == 5
     assert value(found, "holdfast_index_commit_seconds_count") >= 2
     assert value(found, "process_resident_memory_bytes") > 10 << 20
     assert {sample.labels["chore"] for sample in found if sample.name == "holdfast_chore_state"} >= {"repair"}
+
+
+def test_every_member_of_the_index_is_current(node: NodeProcess) -> None:
+    # One that a busy disk made late has left, and comes back.
+    wait_until("all to be", lambda: value(samples(node), "holdfast_index_members_current") == 5)
 
 
 def test_each_family_has_a_type_a_help_and_unique_samples(node: NodeProcess) -> None:

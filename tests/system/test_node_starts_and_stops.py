@@ -30,7 +30,7 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 
 def get(node: NodeProcess, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(urlsplit(node.endpoint).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(node.endpoint).netloc, timeout=60)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

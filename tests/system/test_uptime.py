@@ -14,7 +14,7 @@ from holdfast.cli.main import run
 from holdfast.health.ledger import BEAT_S
 from tests.kit.process import NodeProcess, run_holdfast
 
-SLACK_S = 10.0
+SLACK_S = 30.0
 """What a busy machine may add to a beat."""
 DOWN_S = 3.0
 
@@ -51,6 +51,10 @@ def test_a_node_that_is_killed_was_away_for_as_long_as_its_clients_saw(tmp_path:
         assert not down["running"]
         (away,) = away_times(down)
         assert away["seconds"] >= DOWN_S
+        # Of the minute under way nothing was kept. One that had ended by then was.
+        kept = down["uptime"]["attempts"] or 0
+        gets = ("--bucket", "photos", "--operation", "GetObject")
+        gets_kept = uptime(node, *gets)["uptime"]["attempts"] or 0
         shown = run_holdfast("uptime", "--window", "1h", cwd=tmp_path).stdout
         assert "killed or crashed" in shown
         assert "no data" not in shown.splitlines()[0]
@@ -75,8 +79,8 @@ def test_a_node_that_is_killed_was_away_for_as_long_as_its_clients_saw(tmp_path:
         after = uptime(node)
         assert [away["why"] for away in away_times(after)] == ["crashed", "stopped"]
         # What was counted in the minute under way was kept at the stop; what the kill cost counts as nothing.
-        assert (after["uptime"]["attempts"], after["uptime"]["failures"]) == (2, 0)
-        photos = uptime(node, "--bucket", "photos", "--operation", "GetObject")["uptime"]
-        assert photos["attempts"] == 1
+        assert (after["uptime"]["attempts"], after["uptime"]["failures"]) == (kept + 2, 0)
+        photos = uptime(node, *gets)["uptime"]
+        assert photos["attempts"] == gets_kept + 1
         assert photos["away_s"] >= after["uptime"]["away_s"]  # it is down while we ask
         assert uptime(node, "--store", "disk1")["uptime"]["attempts"] > 0

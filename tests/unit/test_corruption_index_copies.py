@@ -81,7 +81,7 @@ async def grown(folder: Path) -> tuple[dict[bytes, Row], dict[Path, bytes], dict
         await until(lambda: copies(index).count("ready") == 2, index)
         await holds(index, rows)
         # Whoever lingers has not applied them yet.
-        await SystemClock().sleep(0.2)
+        await until(lambda: all(copy.applied >= index._log.acked for copy in index._copies.ready()), index)
         now = snapshot(folder)
     return rows, now, older
 

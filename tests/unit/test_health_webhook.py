@@ -260,15 +260,16 @@ async def test_a_server_that_accepts_and_says_nothing_is_left_at_the_deadline() 
 
 async def _until_free(poster: HttpPoster) -> None:
     """The connection was cut, so that its thread is there for the next one."""
-    for _ in range(500):
-        try:
-            assert await poster.post(b"{}", {}) == 200
-        except PostFailed as error:
-            assert "before has not ended" in str(error)  # noqa: PT017
-            await asyncio.sleep(0.01)
-        else:
-            return
-    raise AssertionError("the thread is still held")
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                assert await poster.post(b"{}", {}) == 200
+            except PostFailed as error:
+                # A busy machine may not answer by so short a deadline either.
+                assert "before has not ended" in str(error) or "No answer in 0" in str(error)  # noqa: PT017
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 async def test_nobody_there_is_said_without_the_url() -> None:

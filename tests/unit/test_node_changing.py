@@ -26,7 +26,7 @@ async def test_an_added_store_is_used_at_once_and_after_a_restart(tmp_path: Path
     config = configured(tmp_path)
     async with running(config) as house:
         await Changes(house.keeper, CLOCK).admit(StorePlace(made(tmp_path / "x"), "new", zone="z"))
-        await house.store("new").put("aa.0.0", [b"held"], timeout_s=5)
+        await house.store("new").put("aa.0.0", [b"held"], timeout_s=60)
         store = house.id("new")
         assert house.keeper.room(store) > 0
         await house.rounds()
@@ -34,7 +34,7 @@ async def test_an_added_store_is_used_at_once_and_after_a_restart(tmp_path: Path
     async with running(config) as house:
         assert house.id("new") == store
         assert house.keeper.held["new"].place.zone == "z"
-        assert list(await house.store("new").get("aa.0.0", [Range(0, 4)], timeout_s=5)) == [b"held"]
+        assert list(await house.store("new").get("aa.0.0", [Range(0, 4)], timeout_s=60)) == [b"held"]
 
 
 async def test_a_directory_with_something_in_it_is_refused_and_nothing_changes(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ async def test_a_directory_with_something_in_it_is_refused_and_nothing_changes(t
             await Changes(house.keeper, CLOCK).replace("disk2", tmp_path / "x")
         assert read_cluster(tmp_path / "data") == house.keeper.cluster == before
         assert is_well(house.states()["disk2"])
-        await house.store("disk2").put("aa.0.0", [b"x"], timeout_s=5)
+        await house.store("disk2").put("aa.0.0", [b"x"], timeout_s=60)
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["file"]
 
 
@@ -105,7 +105,7 @@ async def test_a_replaced_store_is_read_until_it_is_empty_and_refused_later(tmp_
     async with running(config) as house:
         changes = Changes(house.keeper, CLOCK)
         before = house.id("disk2")
-        await house.store("disk2").put("aa.0.0", [b"held"], timeout_s=5)
+        await house.store("disk2").put("aa.0.0", [b"held"], timeout_s=60)
         assert await changes.replace("disk2", made(tmp_path / "two")) == "disk2-old"
         assert house.id("disk2-old") == before != house.id("disk2")
         assert house.keeper.room(before) == 0
@@ -113,7 +113,7 @@ async def test_a_replaced_store_is_read_until_it_is_empty_and_refused_later(tmp_
         after = house.id("disk2")
     async with running(config) as house:
         assert (house.id("disk2"), house.id("disk2-old")) == (after, before)
-        assert list(await house.store("disk2-old").get("aa.0.0", [Range(0, 4)], timeout_s=5)) == [b"held"]
+        assert list(await house.store("disk2-old").get("aa.0.0", [Range(0, 4)], timeout_s=60)) == [b"held"]
         assert house.keeper.cluster.slots["disk2-old"].draining is Draining.YES
         await Changes(house.keeper, CLOCK).dismiss("disk2-old")
         assert house.keeper.is_gone(before)

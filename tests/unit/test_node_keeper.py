@@ -85,10 +85,10 @@ async def test_a_first_start_makes_six_stores_and_later_ones_find_them(tmp_path:
         assert set(house.keeper.attached) == set(ids.values())
         assert house.keeper.topology().count(Level.STORE) == 6
         assert house.keeper.topology().count(Level.DEVICE) == 1
-        await house.store("disk1").put("aa.0.0", [b"held"], timeout_s=5)
+        await house.store("disk1").put("aa.0.0", [b"held"], timeout_s=60)
     async with running(config) as house:
         assert {slot: house.id(slot) for slot in house.keeper.held} == ids
-        assert list(await house.store("disk1").get("aa.0.0", [Range(0, 4)], timeout_s=5)) == [b"held"]
+        assert list(await house.store("disk1").get("aa.0.0", [Range(0, 4)], timeout_s=60)) == [b"held"]
 
 
 async def test_a_lost_data_folder_costs_nothing_but_its_own(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ async def test_a_store_that_vanishes_is_noticed_and_an_empty_directory_is_a_new_
         assert house.health.readable(house.id("disk2"))
         assert any("disk2 is missing" in text for text in house.told)
         assert any("disk2 is new" in text for text in house.told)
-        await house.store("disk2").put("aa.0.0", [b"held"], timeout_s=5)
+        await house.store("disk2").put("aa.0.0", [b"held"], timeout_s=60)
     async with running(config) as house:
         assert is_well(house.states()["disk2"])
 
@@ -182,14 +182,14 @@ async def test_a_store_that_is_moved_away_and_back_is_the_same_store(tmp_path: P
     config = configured(tmp_path)
     async with running(config) as house:
         own = house.id("disk2")
-        await house.store("disk2").put("aa.0.0", [b"held"], timeout_s=5)
+        await house.store("disk2").put("aa.0.0", [b"held"], timeout_s=60)
         (config.data / "disk2").rename(tmp_path / "unplugged")
         await house.rounds()
         assert own not in house.keeper.attached
         (tmp_path / "unplugged").rename(config.data / "disk2")
         await house.rounds()
         assert house.id("disk2") == own
-        assert list(await house.store("disk2").get("aa.0.0", [Range(0, 4)], timeout_s=5)) == [b"held"]
+        assert list(await house.store("disk2").get("aa.0.0", [Range(0, 4)], timeout_s=60)) == [b"held"]
         assert any("disk2 is back" in text for text in house.told)
 
 
@@ -213,7 +213,7 @@ async def test_a_store_that_was_half_removed_is_taken_again_with_what_is_left(tm
         await house.rounds()
         await house.rounds()
         assert house.id("disk2") == same
-        await house.store("disk2").put("aa.0.0", [b"again"], timeout_s=5)
+        await house.store("disk2").put("aa.0.0", [b"again"], timeout_s=60)
 
 
 async def test_somebody_elses_store_in_a_known_slot_is_left_alone(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ async def test_a_replaced_store_that_is_away_for_a_minute_is_not_given_up_while_
     async with running(config) as house:
         changes = Changes(house.keeper, CLOCK)
         old = house.id("disk2")
-        await house.store("disk2").put("aa.0.0", [b"the only one"], timeout_s=5)
+        await house.store("disk2").put("aa.0.0", [b"the only one"], timeout_s=60)
         assert await changes.replace("disk2", made(tmp_path / "two")) == "disk2-old"
         (tmp_path / "data" / "disk2").rename(tmp_path / "unplugged")
         await house.rounds()

@@ -7,6 +7,7 @@ than a little for it, or keeps the others waiting.
 import asyncio
 import base64
 import hashlib
+import time
 import zlib
 from collections.abc import Iterator
 from unittest.mock import ANY
@@ -22,7 +23,18 @@ from holdfast.stores.port import StoreFailed, StoreFull
 from holdfast.wire.chunked import ChunkedDecoder
 from holdfast.wire.connection import PIPELINED_BYTES_MAX
 from holdfast.wire.exchange import Limits
-from tests.kit.s3 import SECRET_KEY, Running, call, exchange, presign, read_answer, render, serving, sign
+from tests.kit.s3 import (
+    SECRET_KEY,
+    Running,
+    call,
+    exchange,
+    let_go,
+    presign,
+    read_answer,
+    render,
+    serving,
+    sign,
+)
 
 _PATHS = {Scope.SERVICE: "/", Scope.BUCKET: "/bucket", Scope.OBJECT: "/bucket/k"}
 Attack = tuple[str, str, str, dict[str, str]]
@@ -167,10 +179,10 @@ async def test_a_flood_of_pipelined_requests_is_cut_off_after_the_answer_that_is
                 answers.append((await read_answer(reader)).status)
 
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-            await asyncio.wait_for(take_answers(), 10)
+            await asyncio.wait_for(take_answers(), 120)
         assert set(answers) == {403}
         assert len(answers) < 4 * PIPELINED_BYTES_MAX // len(request)
-        writer.close()
+        await let_go(writer)
 
 
 async def test_who_reads_no_answers_gets_no_more_of_them() -> None:
@@ -185,18 +197,19 @@ async def test_who_reads_no_answers_gets_no_more_of_them() -> None:
                 await writer.drain()
 
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(ask(), 10)
-        writer.close()
+            await asyncio.wait_for(ask(), 120)
+        await let_go(writer)
         assert (await call(running.port, "GET", "/bucket/k")).status == 404
 
 
 async def longest_hold(during: "asyncio.Task[None]") -> float:
-    """The longest step of the loop while a task runs, in seconds."""
-    loop, worst = asyncio.get_running_loop(), 0.0
+    """The longest step of the loop while a task runs, in processor seconds of its thread: what others do to
+    the machine meanwhile does not count."""
+    worst = 0.0
     while not during.done():
-        before = loop.time()
+        before = time.thread_time()
         await asyncio.sleep(0)
-        worst = max(worst, loop.time() - before)
+        worst = max(worst, time.thread_time() - before)
     during.result()
     return worst
 
@@ -227,11 +240,10 @@ async def test_chunks_of_one_byte_are_decoded_in_small_steps(coding: str) -> Non
             answer = await exchange(running.port, render("PUT", "/bucket/k", signed, body))
             assert answer.status == 200
 
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun = time.thread_time()
         ChunkedDecoder(trailers=() if coding == "http" else ("x-amz-checksum-crc32",)).feed(body)
-        at_once = loop.time() - begun
-        # The best of three: a busy machine makes single steps long, too.
+        at_once = time.thread_time() - begun
+        # The best of three: a busy machine makes single steps dearer, too.
         holds = [await longest_hold(asyncio.create_task(put())) for _ in range(3)]
         assert min(holds) < at_once / 4
         assert running.objects.objects["bucket"]["k"].data == data
@@ -263,7 +275,7 @@ async def test_what_follows_a_chunked_body_is_the_next_request(size: int) -> Non
         async with asyncio.timeout(60):
             assert (await read_answer(reader)).status == 200
             assert (await read_answer(reader)).body == data
-        writer.close()
+        await let_go(writer)
 
 
 async def test_large_documents_are_worked_on_a_few_at_a_time() -> None:

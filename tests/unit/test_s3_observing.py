@@ -30,7 +30,7 @@ class Told:
 
     async def last(self, count: int) -> Answered:
         """The newest, once there are `count`."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.all) < count:
                 self._came.clear()
                 await self._came.wait()

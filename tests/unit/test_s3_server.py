@@ -27,6 +27,7 @@ from tests.kit.s3 import (
     Running,
     call,
     exchange,
+    let_go,
     presign,
     read_answer,
     render,
@@ -217,7 +218,7 @@ async def test_bytes_after_a_body_are_the_next_request() -> None:
         writer.write(b"garbage\r\n\r\n")
         assert (await read_answer(reader)).code == "BadRequest"
         assert await reader.read() == b""
-        writer.close()
+        await let_go(writer)
 
 
 async def test_a_put_without_a_length_is_refused() -> None:
@@ -356,7 +357,7 @@ async def test_no_body_is_asked_for_before_the_signature_holds() -> None:
         writer.write(b"hello")
         assert (await read_answer(reader)).status == 200
         assert stored(running) == {"k": b"hello"}
-        writer.close()
+        await let_go(writer)
 
 
 async def test_an_early_error_keeps_the_connection_when_the_rest_is_short() -> None:
@@ -367,7 +368,7 @@ async def test_an_early_error_keeps_the_connection_when_the_rest_is_short() -> N
             answer = await read_answer(reader)
             assert (answer.code, answer.closed) == ("AccessDenied", False)
             writer.write(b"x" * 100_000)
-        writer.close()
+        await let_go(writer)
 
 
 async def test_an_early_error_arrives_though_much_is_still_being_sent() -> None:
@@ -377,7 +378,7 @@ async def test_an_early_error_arrives_though_much_is_still_being_sent() -> None:
         writer.write(b"x" * 8_000_000)
         answer = await read_answer(reader)
         assert (answer.code, answer.closed) == ("AccessDenied", True)
-        writer.close()
+        await let_go(writer)
 
 
 async def test_heads_have_no_bodies() -> None:
@@ -394,7 +395,7 @@ async def test_heads_have_no_bodies() -> None:
             answer = await read_answer(reader, "HEAD")
             assert answer.status == status
             assert length is None or answer.headers["content-length"] == length
-        writer.close()
+        await let_go(writer)
 
 
 async def test_what_is_answered_carries_the_standard_headers() -> None:
@@ -500,7 +501,7 @@ async def test_a_client_that_reads_nothing_costs_little_and_is_dropped() -> None
             await busy(running, False)
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readexactly(32 << 20)
-        writer.close()
+        await let_go(writer)
 
 
 async def test_a_client_that_stops_sending_is_told_and_dropped() -> None:
@@ -517,9 +518,11 @@ async def test_a_client_that_stops_sending_is_told_and_dropped() -> None:
 async def test_a_body_nobody_takes_is_not_read() -> None:
     """Reading stops at the limit; the kernel's buffers fill, and the client waits."""
 
+    taken = asyncio.Event()
+
     class Stuck(FakeObjects):
         async def put_object(self, put: Any) -> Any:
-            await asyncio.sleep(0.5)
+            await taken.wait()
             return await super().put_object(put)
 
     async with serving(Limits(body_buffer_bytes=64 << 10)) as running:
@@ -533,8 +536,9 @@ async def test_a_body_nobody_takes_is_not_read() -> None:
         writer.write(body)
         await asyncio.sleep(0.3)
         assert writer.transport.get_write_buffer_size() > 8 << 20
+        taken.set()
         assert (await read_answer(reader)).status == 200
-        writer.close()
+        await let_go(writer)
 
 
 async def test_too_many_requests_are_told_to_slow_down() -> None:
@@ -550,10 +554,10 @@ async def test_too_many_requests_are_told_to_slow_down() -> None:
         pen.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 2000)
         for _ in range(2000):
             assert (await read_answer(many)).status == 503
-        pen.close()
+        await let_go(pen)
         writer.write(b"llo")
         assert (await read_answer(reader)).status == 200
-        writer.close()
+        await let_go(writer)
 
 
 def test_it_runs_on_uvloop() -> None:
@@ -582,4 +586,4 @@ async def test_an_empty_body_that_was_expected_is_asked_for_too() -> None:
             assert (await read_answer(reader)).status == 100
             answer = await read_answer(reader)
             assert (answer.status, answer.closed) == (200, False)
-        writer.close()
+        await let_go(writer)

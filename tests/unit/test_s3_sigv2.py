@@ -146,7 +146,7 @@ def test_what_botocore_signs_holds(method: str, query: dict[str, str], headers: 
 def fetch(url: str, method: str = "GET", data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
     # Not urllib, which adds a Content-Type of its own, and that is signed.
     parts = urlsplit(url)
-    connection = HTTPConnection(parts.netloc, timeout=10)
+    connection = HTTPConnection(parts.netloc, timeout=60)
     try:
         connection.request(method, f"{parts.path}?{parts.query}", data, headers)
         answer = connection.getresponse()

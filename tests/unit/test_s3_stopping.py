@@ -14,6 +14,7 @@ from tests.kit.s3 import (
     Running,
     call,
     exchange,
+    let_go,
     read_answer,
     render,
     serving,
@@ -39,7 +40,7 @@ async def test_stopping_lets_requests_finish_and_takes_no_more() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(render("PUT", "/bucket/k", headers, b"he"))
         await busy(running)
-        stopping = asyncio.create_task(running.server.stop(5))
+        stopping = asyncio.create_task(running.server.stop(60))
         assert await idle.read() == b""
         writer.write(b"llo")
         answer = await read_answer(reader)
@@ -47,8 +48,8 @@ async def test_stopping_lets_requests_finish_and_takes_no_more() -> None:
         await stopping
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", running.port)
-        idle_writer.close()
-        writer.close()
+        await let_go(idle_writer)
+        await let_go(writer)
 
 
 async def test_stopping_does_not_wait_for_ever() -> None:
@@ -58,10 +59,10 @@ async def test_stopping_does_not_wait_for_ever() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(render("PUT", "/bucket/k", headers, b"he"))
         await busy(running)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await running.server.stop(0.1)
         assert running.objects.objects["bucket"] == {}
-        writer.close()
+        await let_go(writer)
 
 
 async def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:

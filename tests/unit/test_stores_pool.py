@@ -31,6 +31,16 @@ class Hung:
         return "late"
 
 
+async def hang(lane: Lane, call: Callable[[], str]) -> None:
+    """Hold one more thread of a lane with a call that is given up. On a busy machine a thread may come to it
+    when it is too late, and then it never runs."""
+    held, patience_s = lane.overdue, 0.02
+    while lane.overdue == held:
+        with pytest.raises(StoreOverdue):
+            await lane.run(call, timeout_s=patience_s)
+        patience_s *= 2
+
+
 async def settled() -> None:
     for _ in range(3):
         await asyncio.sleep(0)
@@ -55,8 +65,7 @@ async def test_results_and_errors_come_back() -> None:
 
 async def test_an_overdue_call_is_answered_while_its_thread_stays_occupied() -> None:
     lane, hung = Lane("test", threads=1, waiting_max=10), Hung()
-    with pytest.raises(StoreOverdue):
-        await lane.run(hung.call, timeout_s=0.02)
+    await hang(lane, hung.call)
     assert lane.overdue == 1
     # No thread is left: refused at once, instead of waiting for nothing.
     with pytest.raises(StoreBusy, match="overdue"):
@@ -69,8 +78,7 @@ async def test_an_overdue_call_is_answered_while_its_thread_stays_occupied() -> 
 
 async def test_one_hung_call_leaves_the_other_threads_free() -> None:
     lane, hung = Lane("test", threads=2, waiting_max=10), Hung()
-    with pytest.raises(StoreOverdue):
-        await lane.run(hung.call, timeout_s=0.02)
+    await hang(lane, hung.call)
     assert await asyncio.gather(*(lane.run(lambda: 1, timeout_s=T) for _ in range(10))) == [1] * 10
     hung.let_go.set()
     lane.close()
@@ -157,15 +165,12 @@ async def test_threads_end_with_the_lane() -> None:
 def test_a_loop_that_was_closed_meanwhile_is_no_error() -> None:
     lane, hung, ended = Lane("test", threads=1, waiting_max=5), Hung(), Future[str]()
 
-    def call() -> None:
-        hung.call()
+    def call() -> str:
+        late = hung.call()
         ended.set_result("ended")
+        return late
 
-    async def main() -> None:
-        with pytest.raises(StoreOverdue):
-            await lane.run(call, timeout_s=0.01)
-
-    asyncio.run(main())
+    asyncio.run(hang(lane, call))
     hung.let_go.set()
     assert ended.result(T) == "ended"
 
@@ -211,5 +216,5 @@ async def main():
         print("overdue")
 asyncio.run(main())
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "overdue\n", "")
