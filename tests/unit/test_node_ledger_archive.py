@@ -6,6 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.base.clock import SystemClock
 from holdfast.base.randomness import SeededRandomness
 from holdfast.health.ledger_records import DAY_MINUTES, MINUTE_MS, Cell, Minute, Record
 from holdfast.health.ledger_uptime import DAY_S, Uptime, uptime
@@ -14,6 +15,13 @@ from holdfast.node.ledger_files import HOURS_DAYS, MINUTES_DAYS, LedgerFiles
 from holdfast.packs.named import NamedPacks
 from holdfast.scheme import Scheme
 from tests.kit.rig import Rig, build_rig
+
+
+class Noon(SystemClock):
+    """Real time, because the archive has a thread, on a day that does not end."""
+
+    def wall(self) -> float:
+        return 1_790_000_000.0
 
 
 def minutes(day: int, count: int = 12) -> list[Record]:
@@ -58,7 +66,7 @@ class Node:
 
 
 async def test_what_was_archived_is_put_back_into_an_empty_data_folder(tmp_path: Path) -> None:
-    rig = build_rig()
+    rig = build_rig(clock=Noon())
     node = Node(rig, tmp_path, "first")
     for ago in (HOURS_DAYS + 20, HOURS_DAYS + 10, MINUTES_DAYS + 3, 2, 1, 0):
         node.files.append(minutes(node.today - ago))
@@ -86,7 +94,7 @@ async def test_what_was_archived_is_put_back_into_an_empty_data_folder(tmp_path:
 
 
 async def test_a_ledger_that_has_a_past_is_given_none(tmp_path: Path) -> None:
-    rig = build_rig()
+    rig = build_rig(clock=Noon())
     first, second = Node(rig, tmp_path, "first"), tmp_path / "second"
     first.files.append(minutes(first.today - 1))
     await first.archive_all()
@@ -109,7 +117,7 @@ async def test_a_ledger_that_has_a_past_is_given_none(tmp_path: Path) -> None:
 
 
 async def test_shards_that_were_lost_are_written_again(tmp_path: Path) -> None:
-    rig = build_rig()
+    rig = build_rig(clock=Noon())
     node = Node(rig, tmp_path, "first")
     node.files.append(minutes(node.today - 1))
     (one,) = await node.archive_all()
