@@ -1,4 +1,5 @@
-"""A TCP proxy on 127.0.0.1 that breaks connections on command: cut after so many pieces, or gone silent.
+"""A TCP proxy on 127.0.0.1 that breaks connections on command: cut after so many pieces, changed, gone
+silent.
 
 A *piece* is what one read of a socket gave, in either direction. Real sockets, so that a client's own
 handling of half a message is what is tested.
@@ -8,9 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from tests.kit.wire_faults import Does, Way, WireFaults
+
 
 class Proxy:
-    """`cut_after` pieces from now, all connections are cut, once; None leaves them alone. `pieces` counts."""
+    """`cut_after` pieces from now, all connections are cut, once; None leaves them alone. `pieces` counts.
+    `faults` does things to single bytes; with `repeats`, what clients send is sent on twice."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -20,6 +24,8 @@ class Proxy:
         self.pieces = 0
         self.cuts = 0
         self.cut_after: int | None = None
+        self.faults = WireFaults()
+        self.repeats = False
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client."""
@@ -29,12 +35,12 @@ class Proxy:
             writer.close()
             return
         self._writers |= {writer, upstream_writer}
-        for source, sink in ((reader, upstream_writer), (upstream_reader, writer)):
-            task = asyncio.create_task(self._pump(source, sink))
+        for way, source, sink in ((Way.OUT, reader, upstream_writer), (Way.BACK, upstream_reader, writer)):
+            task = asyncio.create_task(self._pump(way, source, sink))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while piece := await source.read(1 << 16):
                 self.pieces += 1
@@ -42,8 +48,16 @@ class Proxy:
                     self.cut_after = None
                     self.cut()
                     return
-                sink.write(piece)
+                passed, does = self.faults.passing(way, piece)
+                sink.write(passed * 2 if self.repeats and way is Way.OUT else passed)
                 await sink.drain()
+                if does is Does.CUT:
+                    self.cut()
+                    return
+                if does is Does.HOLD:
+                    while await source.read(1 << 16):
+                        pass
+                    return
         sink.close()
         self._writers.discard(sink)
 

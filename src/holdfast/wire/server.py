@@ -7,11 +7,16 @@ connections, lets what is under way finish for a while, then closes what is left
 import asyncio
 import errno
 import ssl
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import InvalidInput
 from holdfast.wire.connection import Connection, Shared
 from holdfast.wire.exchange import Application, ExchangeObserver, Limits
+
+Listen = Callable[[Callable[[], Connection]], Awaitable[asyncio.AbstractServer]]
+"""Begins to listen, and makes the protocol of each connection by what it is given. Raises OSError."""
 
 _SWEEP_S = 1.0
 _BACKLOG = 1024
@@ -20,7 +25,7 @@ _CLOSE_S = 2.0
 
 class Server:
     """One address. `port` 0 takes a free one; `hint` says how to choose another. With `tls`, connections are
-    encrypted."""
+    encrypted. `listen` replaces TCP, for simulations."""
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class Server:
         tls: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         observer: ExchangeObserver | None = None,
+        listen: Listen | None = None,
     ) -> None:
         self._application = application
         self._clock = clock
@@ -42,15 +48,16 @@ class Server:
         self._tls = tls
         self._limits = limits or Limits()
         self._observer = observer
+        self._listen = listen or self._listen_tcp
         self._shared: Shared | None = None
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.AbstractServer | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
         """The port that is bound, once started."""
         assert self._server is not None, "start first"
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(cast(asyncio.Server, self._server).sockets[0].getsockname()[1])
 
     @property
     def in_flight(self) -> int:
@@ -62,18 +69,16 @@ class Server:
         assert self._server is None, "start once"
         shared = Shared(self._application, self._limits, self._observer)
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(shared),
-                self._host,
-                self._port,
-                backlog=_BACKLOG,
-                reuse_address=True,
-                ssl=self._tls,
-            )
+            self._server = await self._listen(lambda: Connection(shared))
         except OSError as error:
             raise self._cannot_listen(error) from error
         self._shared = shared
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(shared))
+
+    async def _listen_tcp(self, make: Callable[[], Connection]) -> asyncio.AbstractServer:
+        return await asyncio.get_running_loop().create_server(
+            make, self._host, self._port, backlog=_BACKLOG, reuse_address=True, ssl=self._tls
+        )
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """Take no more requests, let those under way finish for up to `drain_s`, close the rest."""

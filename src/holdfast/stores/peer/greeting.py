@@ -14,11 +14,11 @@ from msgspec import Struct
 from holdfast.base.errors import InvalidInput
 from holdfast.base.randomness import Randomness
 from holdfast.stores.peer import messages
-from holdfast.stores.peer.errors import PeerRefused, Refusal, WireError
+from holdfast.stores.peer.errors import Kind, PeerRefused, Refusal, WireError
 from holdfast.stores.peer.line import Answer, Line, LineBroken
 from holdfast.stores.peer.messages import HelloAnswer, PeerIdentity
 from holdfast.stores.peer.signing import NONCE_BYTES, SECRET_BYTES_MIN, Root, same
-from holdfast.stores.port import StoreFailed
+from holdfast.stores.port import StoreBusy, StoreFailed
 
 _HELLO_BYTES_MAX = 16 << 10
 
@@ -107,10 +107,12 @@ async def greet(line: Line, caller: Caller, randomness: Randomness) -> HelloAnsw
     return hello
 
 
-def _refused(caller: Caller, answer: Answer, content: bytes, proven: bool) -> PeerRefused | StoreFailed:
+def _refused(caller: Caller, answer: Answer, content: bytes, proven: bool) -> StoreFailed | StoreBusy:
     """Why the peer took no hello. What it cannot prove to have said may still help a person."""
     try:
         error = msgspec.json.decode(content, type=WireError)
+        if error.kind == Kind.STORE_BUSY.wire:
+            return StoreBusy(f"{_peer(caller)} takes no more connections.", peer=caller.called)
         refusal = Refusal(error.kind)
     except (msgspec.DecodeError, ValueError):
         if proven:

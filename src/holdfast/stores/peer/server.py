@@ -15,7 +15,7 @@ from holdfast.stores.peer.serving import PeerFace
 from holdfast.stores.peer.signing import TAG_BYTES, Root
 from holdfast.stores.port import Store
 from holdfast.wire.exchange import Limits
-from holdfast.wire.server import Server
+from holdfast.wire.server import Listen, Server
 
 PORT = 9100
 
@@ -32,7 +32,7 @@ class PeerLimits(Struct, frozen=True):
 
 class PeerServer(Server):
     """Exports `stores`, which is looked at anew for each request, as the node `identity`. `port` 0 takes a
-    free one. Raises InvalidInput when the secret is too short."""
+    free one, `listen` replaces TCP, for simulations. Raises InvalidInput when the secret is too short."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class PeerServer(Server):
         tls: ssl.SSLContext | None = None,
         limits: PeerLimits | None = None,
         speaks: tuple[int, ...] = messages.SPEAKS,
+        listen: Listen | None = None,
     ) -> None:
         for name in (identity.node, identity.cluster):
             assert messages.is_node_name(name), f"{name!r} is no name for a node or a cluster"
@@ -68,6 +69,7 @@ class PeerServer(Server):
             port=port,
             hint="choose another for peers.",
             tls=tls,
+            listen=listen,
             limits=Limits(
                 connections_max=limits.connections_max,
                 head_s=limits.head_s,

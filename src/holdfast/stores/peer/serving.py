@@ -31,7 +31,7 @@ _BYTES = "application/octet-stream"
 _JSON = "application/json"
 _TOLD_EVERY_S = 1.0
 _WAITING_MAX = 8192
-_JOIN_BYTES_MAX = 64 << 10
+_SMALL_BYTES = 64 << 10
 
 
 class _Refused(Exception):
@@ -272,11 +272,12 @@ class PeerFace:
         self, exchange: Exchange, session: Session, store: Store, asked: Asked, deadline: float
     ) -> None:
         total = sum(length for _, length in asked.ranges)
-        await self._take(total, deadline)
+        room = _room_for(total)
+        await self._take(room, deadline)
         try:
             ranges: Sequence[Range] = asked.ranges
             found = await store.get(asked.name, ranges, timeout_s=_left_s(deadline), uncached=asked.uncached)
-            if total <= _JOIN_BYTES_MAX:
+            if total <= _SMALL_BYTES:
                 self._send(exchange, session, _BYTES, found)
                 return
             hasher = session.answer(200)
@@ -288,13 +289,14 @@ class PeerFace:
             await exchange.write(session.end(hasher))
             exchange.end()
         finally:
-            self._room.give(total)
+            self._room.give(room)
 
     async def _put(
         self, exchange: Exchange, session: Session, store: Store, asked: Asked, deadline: float
     ) -> None:
         length = (exchange.head.length or 0) - TAG_BYTES
-        await self._take(length, deadline)
+        room = _room_for(length)
+        await self._take(room, deadline)
         try:
             hasher = session.content(exchange.head.headers[messages.TAG_HEADER])
             pieces: list[Buffer] = []
@@ -313,10 +315,10 @@ class PeerFace:
                 raise _Refused(Kind.ALTERED, "A content was changed on its way.")
             await store.put(asked.name, pieces, timeout_s=_left_s(deadline))
         finally:
-            self._room.give(length)
+            self._room.give(room)
 
     async def _take(self, amount: int, deadline: float) -> None:
-        if not self._room.take_now(amount) and not await self._room.take(amount, deadline):
+        if amount and not self._room.take_now(amount) and not await self._room.take(amount, deadline):
             raise StoreBusy("The peer has too many requests waiting.")
 
     def _store(self, asked: Asked) -> Store:
@@ -341,6 +343,9 @@ class PeerFace:
             self._send_error(exchange, session, kind, error)
 
     def _send_error(self, exchange: Exchange, session: Session, kind: Kind, error: HoldfastError) -> None:
+        if not exchange.complete_at:
+            # The rest of the request may never come: then whatever is sent on this connection next is lost.
+            exchange.close_after_answer()
         content = encode_error(kind, error)
         hasher = session.answer(kind.status)
         feed(hasher, content)
@@ -356,6 +361,11 @@ class PeerFace:
 
 class _Away(StoreFailed):
     """No such store here."""
+
+
+def _room_for(content_bytes: int) -> int:
+    """What a content takes of the room. Small ones take none and wait for nobody: connections bound them."""
+    return content_bytes if content_bytes > _SMALL_BYTES else 0
 
 
 def _left_s(deadline: float) -> float:
