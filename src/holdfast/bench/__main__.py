@@ -3,7 +3,8 @@
 Prints, for 4 KiB, 1 MiB and 64 MiB objects: requests a second, bytes a second, p50, p99, p99.9, and the
 node's peak memory. Every run is bounded in requests; the load generator runs on the same machine and
 says so. What is compared is measured in one run, side by side: the plain writes of `baseline` next to
-the PUTs, the degraded reads next to the healthy ones. `--only chores` runs `holdfast.bench.chores` alone.
+the PUTs, the degraded reads next to the healthy ones. `--only chores` runs `holdfast.bench.chores` alone,
+`--only peer` runs `holdfast.bench.peer`.
 """
 
 import os
@@ -21,6 +22,7 @@ from holdfast.base.clock import Clock, SystemClock
 from holdfast.bench.baseline import write_plain
 from holdfast.bench.chores import measure_chores
 from holdfast.bench.load import Request, Sample, run_load
+from holdfast.bench.peer import measure_peer
 from holdfast.bench.subject import Slow, Subject, subject
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -231,20 +233,24 @@ def _beside_plain(put: Sample, folder: Path, clock: Clock) -> str:
 
 
 def main() -> None:
-    """Take `--only chores` for that part alone, a folder to work in, and a share of the full counts."""
+    """Take `--only chores` or `--only peer` for that part alone, a folder to work in, and a share of the full
+    counts."""
     console = Console(width=150)
     arguments = sys.argv[1:]
-    only_chores = arguments[:2] == ["--only", "chores"]
-    arguments = arguments[2:] if only_chores else arguments
+    only = arguments[1] if arguments[:1] == ["--only"] else ""
+    arguments = arguments[2:] if only else arguments
     share = float(arguments[1]) if len(arguments) > 1 else 1.0
     parent = Path(arguments[0]) if arguments else Path.cwd()
     load = os.getloadavg()[0]
     console.print(f"{os.cpu_count()} cores, load before: {load:.1f}; working in {parent}")
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=parent))
     try:
-        if not only_chores:
+        if not only:
             uvloop.run(_measure(console, folder, share))
-        uvloop.run(measure_chores(console, folder, share))
+        if only in {"", "chores"}:
+            uvloop.run(measure_chores(console, folder, share))
+        if only in {"", "peer"}:
+            uvloop.run(measure_peer(console, share))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
