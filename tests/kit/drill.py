@@ -12,7 +12,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +42,13 @@ Content = bytes | None
 class DrillNode(NodeProcess):
     """A node whose stores do as they are told."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, home: Path, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         given = {"HOLDFAST_ACCESS_KEY_ID": ACCESS_KEY, "HOLDFAST_SECRET_ACCESS_KEY": SECRET_KEY}
         given |= {"PYTHONPATH": str(ROOT)} | dict(environment or {})
-        super().__init__(home, environment=given, program=(sys.executable, "-m", "tests.kit.drill_node"))
+        program = (sys.executable, "-m", "tests.kit.drill_node")
+        super().__init__(home, environment=given, prefix=prefix, program=program)
         with suppress(FileExistsError):
             os.mkfifo(home / PIPE)
 
@@ -242,6 +245,10 @@ class Load:
             lost for lost in await asyncio.gather(*itertools.starmap(read, self.possible.items())) if lost
         ]
 
+    def forget(self) -> None:
+        """The node was no more: what failed then is nobody's fault. What was answered with wrong bytes is."""
+        self.done.clear()
+
     def add_up(self, outcome: Outcome) -> None:
         """Add to `outcome` what clients have seen since the last time."""
         done, self.done = self.done, []
@@ -352,6 +359,24 @@ class Drill:
         outcome.redundant_s = await self._until(is_whole, began, f"redundancy after {name}")
         self.load.add_up(outcome)
         outcome.lost += await self.load.read_back()
+        return outcome
+
+    async def cut(self, name: str, ends: Callable[[], object]) -> Outcome:
+        """`ends` ends the process amid the load; what was under way then was not promised to anybody. Start
+        it again, read everything back, and wait until all is whole."""
+        outcome = Outcome(name)
+        self.outcomes.append(outcome)
+        async with self.load:
+            await self._clock.sleep(self._seconds)
+            self.load.add_up(outcome)
+            await asyncio.to_thread(ends)
+        self.load.forget()
+        await asyncio.to_thread(self.node.start)
+        began = self._clock.monotonic()
+        outcome.lost = await self.load.read_back()
+        outcome.redundant_s = await self._until(is_whole, began, f"redundancy after {name}")
+        summary = await self.verify()
+        assert summary.lost == 0, summary
         return outcome
 
     async def verify(self) -> Summary:

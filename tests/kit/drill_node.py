@@ -23,6 +23,7 @@ from holdfast.node.node import Node
 from holdfast.node.running import run_node
 from holdfast.stores.faulty import FaultScript, FaultyStore
 from holdfast.stores.port import Range, Store
+from tests.kit.unsynced import record
 
 PIPE = "faults"
 
@@ -96,6 +97,7 @@ class Scripts:
 
 def main() -> None:
     """Serve until stopped."""
+    record(Path.cwd() / "holdfast-data")
     scripts = Scripts(Path.cwd() / PIPE)
     threading.Thread(target=scripts.follow, daemon=True).start()
     clock, randomness = SystemClock(), SystemRandomness()
