@@ -64,6 +64,11 @@ class Server:
         """Requests under way, internal ones not counted."""
         return self._shared.in_flight if self._shared else 0
 
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._shared.connections) if self._shared else 0
+
     async def start(self) -> None:
         """Listen. Raises InvalidInput when the address cannot be had."""
         assert self._server is None, "start once"

@@ -6,6 +6,7 @@ from holdfast.stores.peer.greeting import check_secret
 from holdfast.stores.peer.messages import SPEAKS, HelloAnswer, PeerIdentity
 from holdfast.stores.peer.server import PeerLimits, PeerServer
 from holdfast.stores.peer.store import PeerStore
+from holdfast.stores.peer.tls import TlsFiles, client_tls, server_tls
 
 __all__ = [
     "SPEAKS",
@@ -18,5 +19,8 @@ __all__ = [
     "PeerServer",
     "PeerStore",
     "Refusal",
+    "TlsFiles",
     "check_secret",
+    "client_tls",
+    "server_tls",
 ]

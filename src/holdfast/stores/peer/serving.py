@@ -197,7 +197,7 @@ class PeerFace:
             self._send_error(exchange, session, refused.kind, HoldfastError(refused.message))
             return
         except HoldfastError as error:
-            self._send_error(exchange, session, kind_of(error), error)
+            self._fail(exchange, session, error)
             return
         deadline = exchange.begun_at + left_s
         try:
