@@ -83,7 +83,7 @@ $(CLIENTS)/bin/python:
 	"$$python" -m venv $(CLIENTS)
 
 $(VENV)/.stamp-run: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[balance]'
 	touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -54,7 +54,10 @@ class Running(NamedTuple):
 
 @asynccontextmanager
 async def serving(
-    limits: Limits | None = None, routes: Routes | None = None, base_domains: tuple[str, ...] = ()
+    limits: Limits | None = None,
+    routes: Routes | None = None,
+    base_domains: tuple[str, ...] = (),
+    balancer_secret: str = "",
 ) -> AsyncIterator[Running]:
     """A server on a free port of 127.0.0.1, gone with the block."""
     clock = SystemClock()
@@ -69,6 +72,7 @@ async def serving(
         limits=limits,
         routes=routes,
         base_domains=base_domains,
+        balancer_secret=balancer_secret,
     )
     await server.start()
     running = Running(server, objects, server.port, [])

@@ -41,6 +41,12 @@ def new_store_id(randomness: Randomness) -> StoreId:
     return StoreId(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")
 
 
+def is_repeatable(request: str) -> bool:
+    """Whether this is an id that a balancer gave, which is the same for all tries of a request: 32 lower-case
+    hex digits. Those that nodes give are shorter, and no other try ever bears them."""
+    return len(request) == 32 and all(digit in "0123456789abcdef" for digit in request)
+
+
 def shard_name(pack: PackId, shard: int, attempt: int) -> str:
     """The name of one shard at its store: `<32 hex>.<shard>.<attempt>`."""
     return f"{pack.hex()}.{shard}.{attempt}"

@@ -17,7 +17,7 @@ from holdfast import __version__
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.randomness import SystemRandomness
-from holdfast.cli import bucket, store
+from holdfast.cli import balance, bucket, store
 from holdfast.cli.exits import Exit, as_ours, sentence
 from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
 from holdfast.node.config import Given, StorePlace
@@ -34,6 +34,7 @@ _USAGE_ERROR = 2
 
 app.add_typer(store.app, name="store")
 app.add_typer(bucket.app, name="bucket")
+app.add_typer(balance.app, name="balance")
 
 
 @app.command()

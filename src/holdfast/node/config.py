@@ -39,6 +39,7 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-
 _SIZE = re.compile(r"([0-9]{1,12})\s*(B|KiB|MiB|GiB|TiB)?\Z")
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
+_BALANCER_SECRET = re.compile(r"[A-Za-z0-9_-]{16,128}\Z")
 _DURATION = re.compile(r"([0-9]{1,9})\s*(s|min|h|days?)\Z")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "day": 86_400, "days": 86_400}
 
@@ -110,6 +111,7 @@ class Config(Struct, frozen=True, kw_only=True):
     index_managed: bool = False
     cluster: ClusterSettings | None = None
     scheme_given: bool = True
+    balancer_secret: str = ""
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -132,6 +134,7 @@ class Given(Struct, frozen=True, kw_only=True):
     index: IndexAddress | None = None
     index_managed: bool | None = None
     cluster: ClusterSettings | None = None
+    balancer_secret: str | None = None
 
 
 def make_config(sources: Sequence[Given], here: Path) -> Config:
@@ -170,6 +173,7 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         index=merged.index,
         index_managed=bool(merged.index_managed),
         cluster=merged.cluster,
+        balancer_secret=merged.balancer_secret or "",
         index_dirs=index_dirs,
         host=read_host(merged.host or "127.0.0.1"),
         port=read_port(PORT_DEFAULT if merged.port is None else merged.port),
@@ -329,6 +333,16 @@ def read_secret(value: object) -> str:
     """What posts are signed with."""
     if not isinstance(value, str) or not 16 <= len(value) <= 256 or not value.isprintable():
         raise InvalidInput("This is no secret to sign with:", hint="16 to 256 printable characters.")
+    return value
+
+
+def read_balancer_secret(value: object) -> str:
+    """What balancers are known by; it travels in a header."""
+    if not isinstance(value, str) or not _BALANCER_SECRET.match(value):
+        raise InvalidInput(
+            "This cannot be the secret of balancers:",
+            hint="16 to 128 letters, digits, dashes and underscores.",
+        )
     return value
 
 

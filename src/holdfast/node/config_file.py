@@ -20,6 +20,9 @@
     tls_key = "node.key"
     tls_authority = "ca.pem"
 
+    [balancer]
+    secret = "..."                      what balancers are known by: the same as in their balance.toml
+
     [limits]
     memory = "96 MiB"
     requests = 512
@@ -71,6 +74,7 @@ from holdfast.node.config import (
     StorePlace,
     check_index_dirs,
     check_together,
+    read_balancer_secret,
     read_domain,
     read_duration,
     read_host,
@@ -129,6 +133,7 @@ _TOP = (
     "index",
     "index_managed",
     "cluster",
+    "balancer",
 )
 _CLUSTER = (
     "secret_file",
@@ -140,6 +145,7 @@ _CLUSTER = (
     "tls_authority",
 )
 _TLS = _CLUSTER[4:]
+_BALANCER = ("secret",)
 _LIMITS = ("memory", "requests", "reserve")
 _METRICS = ("open",)
 _LEDGER = ("canary",)
@@ -226,6 +232,7 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
         index=index,
         index_managed=table.read("index_managed", _yes_or_no, None),
         cluster=cluster,
+        balancer_secret=_balancer(raw["balancer"]) if "balancer" in raw else None,
     )
 
 
@@ -250,6 +257,10 @@ def _cluster(raw: object, here: Path) -> ClusterSettings:
         client=table.read("client", read_client_url, ""),
         tls=TlsFiles(*(given[key] for key in _TLS)) if given else None,
     )
+
+
+def _balancer(raw: object) -> str | None:
+    return _Table(raw, ("balancer",), _BALANCER).read("secret", read_balancer_secret, None)
 
 
 def _events(raw: object) -> EventsSettings:

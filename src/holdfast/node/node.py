@@ -136,6 +136,7 @@ class Node:
             ),
             routes=self._routes(),
             observer=self._background.observing(watching.requests),
+            balancer_secret=config.balancer_secret,
         )
         self._metrics = Metrics(
             watching,

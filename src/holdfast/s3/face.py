@@ -8,6 +8,7 @@ headers, since those hold signatures.
 
 import asyncio
 import base64
+import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 from holdfast.base.checksums import Buffer
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Bug, Busy, Damaged, HoldfastError
-from holdfast.base.ids import RequestId
+from holdfast.base.ids import RequestId, is_repeatable
 from holdfast.base.randomness import Randomness
 from holdfast.objects.errors import NotModified
 from holdfast.objects.model import ObjectService
@@ -30,6 +31,7 @@ from holdfast.s3.names import Target, bucket_of_host, check_target, decode_path,
 from holdfast.s3.operations import Scope, route
 from holdfast.s3.request import Request, Response, Site, check_owner
 from holdfast.s3.sigv4 import Credentials, Signed, Verifier
+from holdfast.wire.balancing import BALANCER_HEADER, REQUEST_HEADER, TRIES_HEADER
 from holdfast.wire.exchange import ClientGone, Exchange
 from holdfast.wire.http import Head, HeadError
 
@@ -102,6 +104,7 @@ class Face:
         region: str,
         base_domains: tuple[str, ...],
         routes: Routes,
+        balancer_secret: str = "",
     ) -> None:
         assert all(path.startswith(INTERNAL_PREFIX) for path in routes), "internal paths begin with /-/"
         self._site = Site(service, clock, region, asyncio.Semaphore(_LARGE_DOCUMENTS_MAX))
@@ -111,6 +114,7 @@ class Face:
         self._verifier = Verifier(credentials, region)
         self._base_domains = tuple(domain.lower().strip(".") for domain in base_domains)
         self._routes = routes
+        self._balancer_secret = balancer_secret.encode()
         self._host_id = base64.b64encode(randomness.token(30)).decode("ascii")
         self._second = -1
         self._trouble_second = -1
@@ -119,7 +123,7 @@ class Face:
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
         head = exchange.head
-        request_id = RequestId(self._randomness.token(8).hex().upper())
+        request_id, tries = self._identify(head)
         now_s = self._clock.wall()
         target = Target("", "")
         try:
@@ -128,7 +132,7 @@ class Face:
             else:
                 path = decode_path(head.path)
                 target = find_target(path, head.headers.get("host", ""), self._base_domains)
-                request = self._admit(exchange, path, target, request_id, now_s)
+                request = self._admit(exchange, path, target, request_id, tries, now_s)
                 exchange.admitted = True
                 exchange.operation = request.operation.name
                 exchange.subject = target.bucket
@@ -183,8 +187,25 @@ class Face:
 
     # The way in
 
+    def _identify(self, head: Head) -> tuple[RequestId, int]:
+        """The request's id and which try of it this is. Of clients nothing is believed: who could choose the
+        id could have a write of his taken for one that was answered already."""
+        if self._balancer_secret and (told := head.headers.get(BALANCER_HEADER)) is not None:
+            named = head.headers.get(REQUEST_HEADER, "").replace("-", "")
+            tries = head.headers.get(TRIES_HEADER, "")
+            known = hmac.compare_digest(told.encode(), self._balancer_secret)
+            if known and is_repeatable(named) and tries.isascii() and tries.isdigit():
+                return RequestId(named), int(tries[:3])
+        return RequestId(self._randomness.token(8).hex().upper()), 1
+
     def _admit(
-        self, exchange: Exchange, path: str, target: Target, request_id: RequestId, now_s: float
+        self,
+        exchange: Exchange,
+        path: str,
+        target: Target,
+        request_id: RequestId,
+        tries: int,
+        now_s: float,
     ) -> Request:
         head = exchange.head
         pairs = parse_query(head.query) if head.query else ()
@@ -211,7 +232,7 @@ class Face:
                 f"{operation.name} is not implemented.",
                 Operation=operation.name,
             )
-        return Request(exchange, operation, bucket, key, query, signed, request_id)
+        return Request(exchange, operation, bucket, key, query, signed, request_id, tries)
 
     async def _internal(self, exchange: Exchange, now_s: float) -> Response:
         head = exchange.head

@@ -45,7 +45,17 @@ class Site(NamedTuple):
 class Request:
     """One request, understood and authorised."""
 
-    __slots__ = ("bucket", "exchange", "headers", "key", "operation", "query", "request_id", "signed")
+    __slots__ = (
+        "bucket",
+        "exchange",
+        "headers",
+        "key",
+        "operation",
+        "query",
+        "request_id",
+        "signed",
+        "tries",
+    )
 
     def __init__(
         self,
@@ -56,6 +66,7 @@ class Request:
         query: Mapping[str, str],
         signed: Signed,
         request_id: RequestId,
+        tries: int = 1,
     ) -> None:
         self.exchange = exchange
         self.operation = operation
@@ -65,6 +76,7 @@ class Request:
         self.headers = exchange.head.headers
         self.signed = signed
         self.request_id = request_id
+        self.tries = tries
 
 
 class Response:

@@ -12,7 +12,7 @@ from holdfast.wire.server import Server
 
 class S3Server(Server):
     """One endpoint. `port` 0 takes a free one. `base_domains` allow `bucket.<domain>` as host; bucket
-    names in the path always work."""
+    names in the path always work. Whoever says `balancer_secret` may name requests."""
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class S3Server(Server):
         limits: Limits | None = None,
         routes: Routes | None = None,
         observer: RequestObserver | None = None,
+        balancer_secret: str = "",
     ) -> None:
         face = Face(
             service,
@@ -37,6 +38,7 @@ class S3Server(Server):
             region=region,
             base_domains=base_domains,
             routes=routes or {},
+            balancer_secret=balancer_secret,
         )
         super().__init__(
             face,

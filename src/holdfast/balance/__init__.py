@@ -1,0 +1,1 @@
+"""The balancer: Envoy, configured from who the members are, watched, and asked how it sees them."""
