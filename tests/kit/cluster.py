@@ -1,4 +1,4 @@
-"""Real nodes of one cluster: a folder each, one secret, one database of a real PostgreSQL."""
+"""Real nodes of one cluster: a folder each, one secret, one database of a real PostgreSQL or etcd."""
 
 import itertools
 import os
@@ -11,9 +11,11 @@ import msgspec
 from holdfast.base.clock import SystemClock
 from holdfast.cli.client import NodeClient
 from holdfast.node.config import make_config
+from holdfast.node.config_cluster import Engine
 from holdfast.node.config_file import load_config_file
 from holdfast.node.credentials import Credentials, from_secret
 from holdfast.node.status import Status
+from tests.kit.etcd import running_etcd
 from tests.kit.postgres import running_server
 from tests.kit.process import NodeProcess
 
@@ -49,8 +51,11 @@ class TestCluster:
 
     __test__ = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: Engine = Engine.POSTGRES) -> None:
         self.folder = folder
+        if engine is Engine.ETCD:
+            self.index = running_etcd().address()
+            return
         self.database = f"cluster_{os.getpid()}_{next(_numbers)}"
         running_server().run(f"CREATE DATABASE {self.database}")
         self.index = running_server().address(self.database)

@@ -1,5 +1,5 @@
 """A TCP proxy on 127.0.0.1 that breaks connections on command: cut after so many pieces, changed, gone
-silent.
+silent, or late with some.
 
 A *piece* is what one read of a socket gave, in either direction. Real sockets, so that a client's own
 handling of half a message is what is tested.
@@ -14,7 +14,8 @@ from tests.kit.wire_faults import Does, Way, WireFaults
 
 class Proxy:
     """`cut_after` pieces from now, all connections are cut, once; None leaves them alone. `pieces` counts.
-    `faults` does things to single bytes; with `repeats`, what clients send is sent on twice."""
+    `faults` does things to single bytes; with `repeats`, what clients send is sent on twice. Each
+    `late_every`th piece, and what follows it on its connection, waits `late_s`; `late` counts those."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -26,6 +27,9 @@ class Proxy:
         self.cut_after: int | None = None
         self.faults = WireFaults()
         self.repeats = False
+        self.late_every = 0
+        self.late_s = 0.0
+        self.late = 0
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client."""
@@ -48,6 +52,9 @@ class Proxy:
                     self.cut_after = None
                     self.cut()
                     return
+                if self.late_every and self.pieces % self.late_every == 0:
+                    self.late += 1
+                    await asyncio.sleep(self.late_s)
                 passed, does = self.faults.passing(way, piece)
                 sink.write(passed * 2 if self.repeats and way is Way.OUT else passed)
                 await sink.drain()

@@ -11,6 +11,7 @@ from holdfast.base.errors import Fenced, InvalidInput, Unavailable
 from holdfast.base.randomness import SystemRandomness
 from holdfast.index.port import ABSENT, Committed, Expect, Index, IndexState, Transaction
 from holdfast.index.postgres import PostgresIndex, PostgresOptions, open_postgres
+from tests.kit.index_load import first_changes, under_load
 from tests.kit.postgres import PostgresServer, postgres_server, postgres_standby, running_server
 from tests.kit.proxy import proxy_to
 
@@ -31,50 +32,6 @@ def server() -> PostgresServer:
     found = running_server()
     found.run("DROP SCHEMA IF EXISTS holdfast CASCADE")
     return found
-
-
-class Writer:
-    """Counts up in a row of its own, one commit after the other, and knows what was acknowledged."""
-
-    def __init__(self, index: Index, number: int) -> None:
-        self._index = index
-        self.key = b"writer/%d" % number
-        self.acknowledged = 0
-        self._moved = asyncio.Event()
-
-    async def run(self, going: asyncio.Event) -> None:
-        revision = ABSENT
-        while going.is_set():
-            value = b"%d" % (self.acknowledged + 1)
-            put = Transaction((Expect(self.key, revision),), ((self.key, value),))
-            (outcome,) = await self._index.commit([put])
-            assert isinstance(outcome, Committed), outcome
-            revision = outcome.revision
-            self.acknowledged += 1
-            self._moved.set()
-
-    async def wait_for(self, count: int) -> None:
-        """Until so many were acknowledged."""
-        while self.acknowledged < count:
-            self._moved.clear()
-            await self._moved.wait()
-
-
-@asynccontextmanager
-async def under_load(index: Index, writers: int = 6) -> AsyncIterator[list[Writer]]:
-    """Writers that go on; at the end every one of them has gone on since, and nothing is lost or doubled."""
-    going = asyncio.Event()
-    going.set()
-    all_writers = [Writer(index, number) for number in range(writers)]
-    async with asyncio.timeout(240), asyncio.TaskGroup() as tasks:
-        for writer in all_writers:
-            tasks.create_task(writer.run(going))
-        await asyncio.gather(*[writer.wait_for(20) for writer in all_writers])
-        yield all_writers
-        await asyncio.gather(*[writer.wait_for(writer.acknowledged + 20) for writer in all_writers])
-        going.clear()
-    rows = await index.get([writer.key for writer in all_writers])
-    assert [row and int(row.value) for row in rows] == [writer.acknowledged for writer in all_writers]
 
 
 async def test_whatever_the_connection_is_cut_at_the_answer_is_the_truth(server: PostgresServer) -> None:
@@ -100,16 +57,8 @@ async def test_whatever_the_connection_is_cut_at_the_answer_is_the_truth(server:
                     break
                 cut_at += 1
             assert cut_at >= 20, "a commit and a read are at least so many pieces"
-            feed = [change async for change in _first(index, written)]
+            feed = [change async for change in first_changes(index, written)]
             assert [change.puts[0][1] for change in feed] == [b"%d" % n for n in range(1, written + 1)]
-
-
-async def _first(index: Index, count: int) -> AsyncIterator[object]:
-    async for change in index.changes(0):
-        yield change
-        count -= 1
-        if not count:
-            return
 
 
 async def test_two_nodes_commit_side_by_side_and_follow_each_other(server: PostgresServer) -> None:
@@ -128,9 +77,9 @@ async def test_two_nodes_commit_side_by_side_and_follow_each_other(server: Postg
                     return
 
         await asyncio.gather(*[add(index) for _ in range(20) for index in (one, other)])
-        async with asyncio.timeout(60):
-            feed = [change async for change in _first(one, 40)]
-        assert [change.puts[0][1] for change in feed] == [b"%d" % n for n in range(1, 41)]  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            feed = [change async for change in first_changes(one, 40)]
+        assert [change.puts[0][1] for change in feed] == [b"%d" % n for n in range(1, 41)]
         mine = await one.acquire("chores", "one", ttl_s=60)
         assert mine is not None
         assert await other.acquire("chores", "other", ttl_s=60) is None

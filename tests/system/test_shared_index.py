@@ -1,4 +1,4 @@
-"""One node over a real PostgreSQL: it serves, starts anew, says what it is, and knows who it belongs to."""
+"""One node over a real PostgreSQL or etcd: it serves, starts anew, and knows to whom it belongs."""
 
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from tests.kit.process import run_holdfast
 
 
 @pytest.mark.slow
-def test_a_node_keeps_its_index_in_postgresql(tmp_path: Path) -> None:
-    cluster = TestCluster(tmp_path)
+@pytest.mark.parametrize("engine", list(Engine))
+def test_a_node_keeps_its_index_elsewhere(tmp_path: Path, engine: Engine) -> None:
+    cluster = TestCluster(tmp_path, engine)
     with cluster.node("n1", stores=3) as node:
         s3 = node.s3()
         s3.create_bucket(Bucket="bucket")
@@ -23,9 +24,9 @@ def test_a_node_keeps_its_index_in_postgresql(tmp_path: Path) -> None:
         s3.put_object(Bucket="bucket", Key="large", Body=b"y" * (20 << 20))
         status = node.status()
         assert status.state is NodeState.ONLINE, status.sentences
-        assert status.index.engine == "postgres"
+        assert status.index.engine == engine.value
         assert node.stop() == 0
-        assert "The index is in postgres" in node.output
+        assert f"The index is in {engine.value}" in node.output
 
         node.start()
         s3 = node.s3()
@@ -33,7 +34,7 @@ def test_a_node_keeps_its_index_in_postgresql(tmp_path: Path) -> None:
         assert s3.get_object(Bucket="bucket", Key="large")["Body"].read() == b"y" * (20 << 20)
         shown = node.holdfast("status")
         assert shown.returncode == 0, shown.stderr
-        assert "postgres" in shown.stdout
+        assert engine.value in shown.stdout
         assert node.holdfast("verify").returncode == 0
 
 

@@ -263,7 +263,7 @@ def test_a_node_is_called_like_its_host_unless_it_has_a_name() -> None:
         ('index = "postgres://h"\n', 1, "postgres://user@host/database"),
         ('index = "etcd://h:99999"\n', 1, "is not an address"),
         ('index = "etcd://h,h:2379"\n', 1, "named twice"),
-        ('index = "etcd://h/path"\n', 1, "not the address of an index"),
+        ('index = "etcd://h/path/deeper"\n', 1, "not the address of an index"),
         ("port = 1\n" + SHARED, 2, "add [cluster] with secret_file"),
         ("port = 1\n" + CLUSTER, 2, "take [cluster] out"),
         (SHARED + '[cluster]\npeer = "h:1"\n', 2, "add secret_file"),

@@ -23,6 +23,7 @@ SECRET_BYTES_MAX = 4096
 
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(?P<port>[0-9]{1,5})\Z")
 _UNFIT = re.compile(r"[^a-z0-9-]+")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104
 
 
@@ -115,12 +116,15 @@ def read_index(value: object) -> IndexAddress:
     except ValueError:
         raise wrong from None
     if url.scheme == "etcd":
-        if url.path not in ("", "/") or url.query or url.fragment or "@" in url.netloc or not url.netloc:
+        user, at, hosts = url.netloc.rpartition("@")
+        namespace = url.path.strip("/")
+        if url.query or url.fragment or not hosts or (namespace and not _NAMESPACE.match(namespace)):
             raise wrong
-        members = [read_address(_with_port(part, ETCD_PORT_DEFAULT)) for part in url.netloc.split(",")]
+        members = [read_address(_with_port(part, ETCD_PORT_DEFAULT)) for part in hosts.split(",")]
         if len(set(members)) < len(members):
             raise InvalidInput("An etcd member is named twice:", hint="each must be another.")
-        return IndexAddress(Engine.ETCD, "etcd://" + ",".join(map(str, members)))
+        path = f"/{namespace}" if namespace else ""
+        return IndexAddress(Engine.ETCD, f"etcd://{user}{at}{','.join(map(str, members))}{path}")
     if url.scheme in ("postgres", "postgresql"):
         if not url.netloc.rpartition("@")[2] or not unquote(url.path).strip("/"):
             raise wrong

@@ -5,7 +5,7 @@ engine's adapter says; and nothing here knows where the index lies, so that no s
 """
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import InvalidInput, Unavailable
+from holdfast.base.errors import Unavailable
 from holdfast.base.randomness import Randomness
 from holdfast.index.port import Index, IndexStatus
 from holdfast.node.config_cluster import Engine, IndexAddress
@@ -28,9 +28,9 @@ async def open_shared(
                     options=PostgresOptions(managed=managed),
                 )
             case Engine.ETCD:
-                raise InvalidInput(
-                    "This version of Holdfast knows etcd by name only:", hint="keep the index in PostgreSQL."
-                )
+                from holdfast.index.etcd import open_etcd
+
+                return await open_etcd(address.address, clock=clock, randomness=randomness)
     except Unavailable as error:
         raise Unavailable(
             f"The index at {address.shown} cannot be reached. {error.message}", hint=error.hint, **error.facts
