@@ -46,6 +46,12 @@ def test_who_does_not_belong_to_the_cluster_is_told_so(tmp_path: Path) -> None:
         refused = run_holdfast("serve", "--port", "0", cwd=stranger.home)
         assert refused.returncode == 64
         assert "The secret of this node is not that of cluster holdfast-" in refused.stderr
+        (tmp_path / "namesake").mkdir()
+        cluster.folder = tmp_path / "namesake"
+        refused = run_holdfast("serve", "--port", "0", cwd=cluster.node("n1").home)
+        assert refused.returncode == 76
+        assert "There is a node 'n1' in this cluster already" in refused.stderr
+        assert "holdfast node remove n1" in refused.stderr
         first.stop()
 
     # The same node, told of the database of another cluster: first an empty one, then one in use.

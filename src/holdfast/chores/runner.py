@@ -43,7 +43,8 @@ _decoder = msgspec.msgpack.Decoder(_Setting)
 
 class ChoreRunner:
     """Runs chores until it is closed. Without an index there are no leases, and pauses end with the process.
-    Chores that take a clock should be given `giving_way`."""
+    Chores that take a clock should be given `giving_way`. `lease_of` says under which name the lease of a
+    chore goes: another one on each node for what every node does for itself."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class ChoreRunner:
         index: Index | None = None,
         holder: str = "",
         giving_way: GivingWay | None = None,
+        lease_of: Callable[[str], str] = str,
     ) -> None:
         assert len({chore.name for chore in chores}) == len(chores), "names are used twice"
         self._clock = clock
@@ -61,7 +63,9 @@ class ChoreRunner:
         self._index = index
         self._giving_way = giving_way or GivingWay(clock, Throttle(clock.monotonic()), lambda: 0)
         self._slots = {
-            chore.name: _Slot(chore, ChoreLease(chore.name, holder, index, clock) if index else None)
+            chore.name: _Slot(
+                chore, ChoreLease(lease_of(chore.name), holder, index, clock) if index else None
+            )
             for chore in chores
         }
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -78,6 +82,15 @@ class ChoreRunner:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def holds(self, name: str) -> bool:
+        """Whether a chore is ours; it is taken if it is free. Raises the index's errors."""
+        slot = self._slots.get(name)
+        return slot is not None and (slot.lease is None or await slot.lease.hold())
+
+    async def let_go(self) -> None:
+        """Once it is closed: others may have all chores at once. Raises the index's errors."""
+        await asyncio.gather(*[slot.lease.let_go() for slot in self._slots.values() if slot.lease])
 
     def stop(self, names: Iterable[str], why: str) -> None:
         """End some chores for as long as this process lives, in the middle of a unit, too; no `resume` lets

@@ -14,7 +14,15 @@ from rich.text import Text
 
 from holdfast.index.port import MemberStatus
 from holdfast.node.credentials import Credentials
-from holdfast.node.status import NodeState, Promise, Status, StoreStatus, is_copy, promise_sentences
+from holdfast.node.status import (
+    NodeState,
+    NodeStatus,
+    Promise,
+    Status,
+    StoreStatus,
+    is_copy,
+    promise_sentences,
+)
 from holdfast.node.verification import PackFinding, PackState, Summary
 from holdfast.recovery.keeping import RecoveryStatus
 
@@ -22,7 +30,11 @@ _STYLES = {
     "online": "green",
     "healthy": "green",
     "probation": "green",
+    "ready": "green",
     "degraded": "yellow",
+    "stopping": "yellow",
+    "draining": "yellow",
+    "not ready": "yellow",
     "full": "yellow",
     "suspect": "yellow",
     "sitting-out": "yellow",
@@ -102,7 +114,10 @@ def status_view(status: Status) -> RenderableType:
     for number, line in enumerate(status.actions):
         head.add_row("action:" if number == 0 else "", line)
     head.add_row("scheme:", status.scheme)
-    parts: list[RenderableType] = [head, Text(""), _stores(status.stores), Text("")]
+    parts: list[RenderableType] = [head, Text("")]
+    if status.nodes:
+        parts += [nodes_view(status.nodes, asked=status.node), Text("")]
+    parts += [_stores(status.stores), Text("")]
     tail = Table.grid(padding=(0, 1))
     tail.add_column(justify="right")
     tail.add_column()
@@ -120,6 +135,24 @@ def status_view(status: Status) -> RenderableType:
         moment = datetime.fromtimestamp(event.wall, UTC).strftime("%Y-%m-%d %H:%M:%S")
         tail.add_row("events (UTC):" if number == 0 else "", f"{moment}  {event.text}")
     return Group(*parts, tail)
+
+
+def nodes_view(nodes: Sequence[NodeStatus], asked: str) -> Table:
+    """The nodes of a cluster; `asked` is the one that says all this."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("NODE", "STATE", "FOR", "STORES", "VERSION", "CLIENTS", "PEERS"):
+        table.add_column(name, justify="right" if name in ("FOR", "STORES") else "left")
+    for node in nodes:
+        table.add_row(
+            f"{node.name} (asked)" if node.name == asked else node.name,
+            styled(node.state),
+            duration(node.since_s),
+            f"{node.stores_there} of {node.stores}",
+            node.version,
+            node.client,
+            node.peer,
+        )
+    return table
 
 
 def _recovery(recovery: RecoveryStatus) -> str:

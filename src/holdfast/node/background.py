@@ -42,6 +42,7 @@ from holdfast.node.filling import fills_of, leaving_of
 from holdfast.node.keeper import Keeper
 from holdfast.node.status import PacksStatus
 from holdfast.objects.service import Objects
+from holdfast.objects.settings import as_it_is
 from holdfast.packs.disposal import Disposal
 from holdfast.packs.named import NamedPacks
 from holdfast.packs.rewriting import Rewriter
@@ -54,6 +55,9 @@ from holdfast.s3.observing import Answered, Ending, RequestObserver
 from holdfast.scheme import Scheme
 
 FINISH_S = 5.0
+
+EACH_NODE = frozenset({"census", "housekeeping", "ledger"})
+"""Chores that every node does for itself: what they look after, or count for, is its own."""
 
 
 class Paces(Struct, frozen=True):
@@ -87,8 +91,9 @@ class FeltRequests:
 
 class Background:
     """All chores of a node. `tell` takes a sentence about what happened; `may_delete` is whether the index
-    can be trusted with that; `holder` is the node's name on leases; `under_way` says how many requests of
-    clients are."""
+    can be trusted with that; `holder` is this process on leases, `node` its name where there are several;
+    `under_way` says how many requests of clients are; `fit` is what becomes of `scheme`, given the stores
+    that there are."""
 
     def __init__(
         self,
@@ -101,9 +106,11 @@ class Background:
         tell: Teller,
         *,
         scheme: Scheme,
+        fit: Callable[[Scheme], Scheme] = as_it_is,
         settings: ChoresSettings,
         may_delete: bool,
         holder: str,
+        node: str = "",
         under_way: Callable[[], int],
         paces: Paces = PACES,
     ) -> None:
@@ -117,6 +124,7 @@ class Background:
         self._may_delete = may_delete
         self._deleting: tuple[str, ...] = ()
         self._holder = holder
+        self._node = node
         self._giving_way = giving_way = GivingWay(clock, Throttle(clock.monotonic()), under_way)
         stores, topology = keeper.attached, keeper.topology
         self._rewriter = rewriter = Rewriter(
@@ -156,7 +164,9 @@ class Background:
         self._compact: Compact | None = None
         self._merging: Waiting | None = None
         self._collect: Collect | None = None
-        self.named = NamedPacks(stores, topology, health, clock, randomness, lambda: scheme, room=keeper.room)
+        self.named = NamedPacks(
+            stores, topology, health, clock, randomness, lambda: fit(scheme), room=keeper.room
+        )
         self.keeping = Keeping(
             index,
             self.named,
@@ -236,6 +246,7 @@ class Background:
             index=self._index,
             holder=self._holder,
             giving_way=self._giving_way,
+            lease_of=lambda name: f"{name}-{self._node}" if self._node and name in EACH_NODE else name,
         )
 
     def stop_deleting(self) -> None:
@@ -268,7 +279,9 @@ class Background:
         """Once nothing is served any more: what was committed last goes into the journal, too."""
         with suppress(HoldfastError, TimeoutError):
             async with asyncio.timeout(FINISH_S):
-                await self.keeping.finish()
+                if await self.runner.holds(self.keeping.journal.name):
+                    await self.keeping.finish()
+                await self.runner.let_go()
 
     def observing(self, observer: RequestObserver) -> RequestObserver:
         """`observer`, and the throttle of chores, which goes by what clients meet."""
@@ -296,6 +309,11 @@ class Background:
                 away[held.id] = now - held.since
             elif held.id is not None and self._health.state(held.id) is StoreState.DOWN:
                 away[held.id] = now - self._health.since(held.id)
+        for other in self._keeper.others.values():
+            if other.store is None:
+                away[other.id] = now - other.since
+            elif self._health.state(other.id) is StoreState.DOWN:
+                away[other.id] = now - self._health.since(other.id)
         return away
 
     def _scrubbed(self, report: PackReport) -> None:
@@ -333,6 +351,10 @@ class Background:
             held.id is not None
             and (self._health.is_full(held.id) or (held.usage is not None and not held.usage.bytes_free))
             for held in self._keeper.held.values()
+        ) or any(
+            self._health.is_full(other.id) or (other.usage is not None and not other.usage.bytes_free)
+            for other in self._keeper.others.values()
+            if other.store is not None
         )
 
     def _is_urgent(self) -> bool:

@@ -20,6 +20,7 @@ from holdfast.node.config_cluster import (
     PEER_PORT_DEFAULT,
     ClusterSettings,
     IndexAddress,
+    TlsFiles,
     fit_name,
     read_name,
 )
@@ -172,7 +173,7 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         name=name,
         index=merged.index,
         index_managed=bool(merged.index_managed),
-        cluster=merged.cluster,
+        cluster=_placed(merged.cluster, here),
         balancer_secret=merged.balancer_secret or "",
         index_dirs=index_dirs,
         host=read_host(merged.host or "127.0.0.1"),
@@ -185,6 +186,18 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         metrics_open=bool(merged.metrics_open),
         canary=merged.canary is not False,
     )
+
+
+def _placed(cluster: ClusterSettings | None, here: Path) -> ClusterSettings | None:
+    """With whole paths."""
+    if cluster is None:
+        return None
+    tls = cluster.tls
+    if tls is not None:
+        tls = TlsFiles(
+            absolute(tls.certificate, here), absolute(tls.key, here), absolute(tls.authority, here)
+        )
+    return replace(cluster, secret_file=absolute(cluster.secret_file, here), tls=tls)
 
 
 def check_together(

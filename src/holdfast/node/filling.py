@@ -22,6 +22,10 @@ def fills_of(keeper: Keeper, census: Census) -> tuple[float, Mapping[StoreId, Fi
         and held.usage is not None
         and keeper.takes_new(slot)
     }
+    for other in keeper.others.values():
+        if other.store is not None and other.usage is not None and other.row.takes_new:
+            held_there = count.bytes_at[other.id]
+            fills[other.id] = Fill(held_there, held_there + other.usage.bytes_free)
     return count.began_at, fills
 
 
@@ -35,4 +39,8 @@ def leaving_of(keeper: Keeper) -> list[Leaving]:
         heir = keeper.held.get(line.known_as)
         into = heir.id if heir is not None and heir.id in keeper.attached else None
         found.append(Leaving(held.id, into, line.draining is Draining.FORCED))
+    for other in keeper.others.values():
+        if other.row.draining:
+            heir_id = StoreId(other.row.into)
+            found.append(Leaving(other.id, heir_id if heir_id in keeper.attached else None, other.row.forced))
     return found

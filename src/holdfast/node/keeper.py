@@ -37,6 +37,7 @@ from holdfast.node.cluster import (
 )
 from holdfast.node.config import Config, StorePlace
 from holdfast.node.ground import ATTACH_TIMEOUT_S, Directories, Ground
+from holdfast.node.others import Remote
 from holdfast.node.placing import place_stores
 from holdfast.stores.directory import DirectoryStore
 from holdfast.stores.identity import Expected, Found, Identity, Judgement, Noted, index_went_back, judge
@@ -70,7 +71,8 @@ class Held(Struct):
 
 class Keeper:
     """All slots of a node. `attached` is the mapping that packs use; it changes in place. `on_attached` is
-    told of every store that comes, or comes back, after the start."""
+    told of every store that comes, or comes back, after the start. `others` are the stores of other nodes,
+    which `Peers` puts there, and into `attached`."""
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class Keeper:
         self.on_attached: Callable[[StoreId], None] = _nobody_asks
         self.cluster = Cluster("", {})
         self.held: dict[str, Held] = {}
+        self.others: dict[StoreId, Remote] = {}
         self.attached: dict[StoreId, Store] = {}
         self._topology = Topology(())
 
@@ -304,6 +307,7 @@ class Keeper:
     def _tell_health(self) -> None:
         assert self._health is not None
         slots = {held.id: held.place.slot for held in self.held.values()}
+        slots |= {other.id: other.slot for other in self.others.values()}
         for event in self._health.take_events():
             if event.store in slots:
                 self._on_event(
@@ -427,6 +431,11 @@ class Keeper:
         """Who lives in a directory, without touching anything. Raises what looking at a disk raises."""
         return await self._ground.inspect(path)
 
+    def be_node(self, uuid: str) -> None:
+        """Remember which node this data folder is."""
+        if self.cluster.node != uuid:
+            self.write(replace(self.cluster, node=uuid))
+
     def forget(self, store: StoreId | None) -> None:
         """A store is no longer part of the house."""
         if self._health is not None and store is not None:
@@ -439,11 +448,14 @@ class Keeper:
 
     def count(self) -> int:
         """How many stores take something new when all are well."""
-        return sum(self.takes_new(slot) for slot in self.held)
+        own = sum(self.takes_new(slot) for slot in self.held)
+        return own + sum(other.row.takes_new for other in self.others.values())
 
     def room(self, store: StoreId) -> int:
         """What a store may be given that is new, in bytes as far as that is known; 0 for one that takes
         nothing."""
+        if (other := self.others.get(store)) is not None:
+            return other.room
         for slot, held in self.held.items():
             if held.id == store:
                 free = held.usage.bytes_free if held.usage is not None else 0
@@ -486,11 +498,14 @@ class Keeper:
 
     def slot_of(self, store: StoreId) -> str:
         """The slot of a store, or its own id when it has none any more."""
+        if (other := self.others.get(store)) is not None:
+            return other.slot
         return next((slot for slot, held in self.held.items() if held.id == store), str(store))
 
     def is_gone(self, store: StoreId) -> bool:
-        """Whether no slot, configured or not, holds this store any more: an empty one took its place."""
-        return all(slot.store != store for slot in self.cluster.slots.values())
+        """Whether no slot of any node, configured or not, holds this store any more: an empty one took its
+        place."""
+        return store not in self.others and all(slot.store != store for slot in self.cluster.slots.values())
 
     def ahead_of(self, incarnation: str, revision: int) -> list[str]:
         """Slots whose stores have seen a later revision than this: then the index was rolled back."""
@@ -528,11 +543,12 @@ class Keeper:
 
     def remap(self) -> None:
         """Say anew where everybody is, after slots have changed."""
-        self._topology = Topology(
+        own = [
             Location(held.id, held.place.region, held.place.zone, held.place.host, held.device)
             for held in self.held.values()
             if held.id is not None
-        )
+        ]
+        self._topology = Topology([*own, *[other.location for other in self.others.values()]])
 
 
 def _nobody_asks(store: StoreId) -> None:

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
 
 import msgspec
+from msgspec.structs import replace
 
 from holdfast import __version__
 from holdfast.base.clock import Clock
-from holdfast.base.errors import InvalidInput
+from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
@@ -34,15 +35,16 @@ from holdfast.node.events import Events
 from holdfast.node.index_home import check_known, cluster_of, embedded_home, shared_home
 from holdfast.node.index_watch import LOOK_EVERY_S as INDEX_LOOK_EVERY_S
 from holdfast.node.index_watch import IndexWatch
+from holdfast.node.joining import Joining
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.ledger_archive import ArchiveLedger
 from holdfast.node.lineage import check_lineage, recovered_lately
 from holdfast.node.managing import StoreManaging
 from holdfast.node.metrics_report import Metrics
 from holdfast.node.metrics_token import obtain_token
-from holdfast.node.report import make_status, store_statuses
+from holdfast.node.report import make_status, node_statuses, other_statuses, store_statuses
 from holdfast.node.runtime import DataLock, Runtime
-from holdfast.node.status import Promise, Status
+from holdfast.node.status import NodeStatus, Promise, Status, StoreStatus
 from holdfast.node.verifying import Verifications
 from holdfast.node.watching import Watching
 from holdfast.objects.service import Objects
@@ -54,11 +56,16 @@ from holdfast.packs.watched import WatchedIndex
 from holdfast.s3.face import AdminAnswer, AdminRequest, Route
 from holdfast.s3.server import S3Server
 from holdfast.scheme import Scheme
+from holdfast.stores.port import Store
 from holdfast.wire.exchange import Limits as ServerLimits
 
 NOTE_EVERY_S = 60.0
 DRAIN_S = 10.0
 """How long requests under way may take to finish once the node stops."""
+
+LINGER_S = 2.0
+"""How long a node of a cluster goes on with taking requests once it says that it is not ready: balancers ask
+each second."""
 
 EVENTS_SHOWN = 20
 
@@ -84,6 +91,10 @@ class Node:
         self._secret = secret
         self.credentials = credentials
         self.endpoint = ""
+        self.joining: Joining | None = None
+        self.ended = asyncio.Event()
+        """Set when this process must not go on; `ended_by` says why."""
+        self.ended_by: HoldfastError | None = None
         self._ahead: list[str] = []
         """Slots whose stores have seen more of the index than there is."""
 
@@ -91,22 +102,42 @@ class Node:
         """Open every part; what was opened is closed by `stack`, last first."""
         config, clock = self._config, self._clock
         self._keeper = keeper = Keeper(config, clock=clock, randomness=randomness, on_event=self._events.tell)
+        self._boot = randomness.token(8).hex()
         home, name = None, ""
         if self._secret is not None:
             home = await shared_home(config, clock, randomness)
             stack.push_async_callback(home.index.close)
             name = await cluster_of(home, config, self._secret, clock, randomness)
+            self.joining = Joining(
+                config,
+                self._boot,
+                name,
+                self._secret,
+                home.index,
+                keeper,
+                clock,
+                randomness,
+                self._events.tell,
+                on_fenced=self._must_end,
+            )
+            await self.joining.check()
         stack.push_async_callback(keeper.close)
         await keeper.open(name)
         self._health = health = StoreHealth([], config.scheme.m, clock.monotonic())
         self._watching = watching = Watching(config, keeper, health, clock, self._events.tell)
-        keeper.start(health, lambda slot, store: watching.measure(self._wrap(slot, store)))
+
+        def decorate(slot: str, store: Store) -> Store:
+            return watching.measure(self._wrap(slot, store))
+
+        keeper.start(health, decorate)
         self._home = home = home or await embedded_home(config, keeper, clock, randomness)
         self._index = index = WatchedIndex(MeasuredIndex(home.index, watching.index, clock))
         stack.push_async_callback(index.close)
         await self._check_index()
         await self._events.serve(index, clock, randomness)
         stack.push_async_callback(self._events.stop)
+        if self.joining is not None:
+            stack.push_async_callback(self.joining.close)
         self._build_packs(index, randomness)
         stack.push_async_callback(self._packs.close)
         stack.callback(self._objects.close)
@@ -148,6 +179,8 @@ class Node:
             clock,
             token,
         )
+        if self.joining is not None:
+            await self.joining.join(health, decorate)
         await self._server.start()
         stack.push_async_callback(watching.close)
         stack.push_async_callback(self._server.stop, DRAIN_S)
@@ -163,12 +196,27 @@ class Node:
         self._watch(stack, self._keep_noting())
         self._watch(stack, self._watch_index())
         self.endpoint = _endpoint(config.host, self._server.port)
-        await watching.serve(index, self._packs, randomness, may_delete=not self._ahead)
+        await watching.serve(index, self._packs, randomness, scheme=self.scheme, may_delete=not self._ahead)
         self._events.tell(
             f"the node serves at {self.endpoint}: Holdfast {__version__}, process {os.getpid()}",
             kind=Kind.NODE,
         )
+        if self.joining is not None:
+            self.joining.serves(self.endpoint)
         self._lock.publish(Runtime(self.endpoint, config.region, os.getpid(), clock.wall()))
+
+    def _must_end(self, error: Fenced) -> None:
+        """Another process is this node now, or it is no member any more."""
+        self._events.tell(f"the node stops: {error}", kind=Kind.NODE)
+        self.ended_by = error
+        self.ended.set()
+
+    async def stop_serving(self) -> None:
+        """Have balancers and clients go elsewhere before requests are refused; at once where there is no
+        elsewhere."""
+        if self.joining is not None and not self.ended.is_set():
+            self.joining.stop_soon()
+            await self._clock.sleep(LINGER_S)
 
     async def _check_index(self) -> None:
         """Whether this index is the one that the stores and the data folder know, and not behind them."""
@@ -223,9 +271,11 @@ class Node:
             randomness,
             self._events.tell,
             scheme=self._config.scheme,
+            fit=self._fitted,
             settings=self._config.chores,
             may_delete=not self._ahead,
-            holder=f"node-{randomness.token(8).hex()}",
+            holder=self._boot,
+            node=self._config.name if self.joining is not None else "",
             under_way=lambda: self._server.in_flight,
         )
         keeper.on_attached = self._attached
@@ -319,8 +369,11 @@ class Node:
     @property
     def scheme(self) -> Scheme:
         """What buckets get now that ask for nothing."""
-        few = self._keeper.count() < 2
-        return self._config.scheme if few else self._fit_default(self._config.scheme)
+        return self._fitted(self._config.scheme)
+
+    def _fitted(self, scheme: Scheme) -> Scheme:
+        """As `_fit_default`, for what has to be written with however few stores."""
+        return scheme if self._keeper.count() < 2 else self._fit_default(scheme)
 
     def remarks(self) -> list[str]:
         """What a person should know at the start, beyond the promise."""
@@ -339,7 +392,7 @@ class Node:
             endpoint=self.endpoint,
             uptime_s=self._clock.monotonic() - self._started,
             scheme=self.scheme.name,
-            stores=await store_statuses(list(self._keeper.held.values()), self._keeper.cluster, self._health),
+            stores=await self._store_statuses(),
             index=self._index.status(),
             packs=background.packs_status(),
             promise=self.promise,
@@ -348,7 +401,24 @@ class Node:
             webhook=self._events.webhook_status(),
             recovery=background.keeping.status(),
             ahead=self._ahead,
+            node=self._config.name if self.joining is not None else "",
+            nodes=self._node_statuses(),
         )
+
+    async def _store_statuses(self) -> tuple[StoreStatus, ...]:
+        keeper, health = self._keeper, self._health
+        own = await store_statuses(list(keeper.held.values()), keeper.cluster, health)
+        if self.joining is None:
+            return own
+        own = tuple(replace(one, slot=f"{self._config.name}/{one.slot}") for one in own)
+        return tuple(sorted([*own, *other_statuses(keeper.others.values(), health)], key=_by_slot))
+
+    def _node_statuses(self) -> tuple[NodeStatus, ...]:
+        joining = self.joining
+        if joining is None:
+            return ()
+        now = self._clock.monotonic()
+        return node_statuses(joining.members.values(), joining.name, joining.is_ready, now)
 
     def _routes(self) -> Mapping[str, Route]:
         return {
@@ -372,6 +442,8 @@ class Node:
 
     async def _answer_ready(self, request: AdminRequest) -> AdminAnswer:
         ready = self._index.status().state is IndexState.SERVING
+        if self.joining is not None:
+            ready = ready and self.joining.is_ready
         return AdminAnswer(200 if ready else 503, msgspec.json.encode({"ready": ready}))
 
     async def _answer_status(self, request: AdminRequest) -> AdminAnswer:
@@ -399,6 +471,11 @@ async def open_node(
         await node.build(own, randomness)
         stack.push_async_exit(own.pop_all())
     return node
+
+
+def _by_slot(store: StoreStatus) -> tuple[str, int, str]:
+    """Disks in the order of their numbers."""
+    return store.slot.partition("/")[0], len(store.slot), store.slot
 
 
 def _endpoint(host: str, port: int) -> str:

@@ -2,18 +2,20 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from holdfast import __version__
 from holdfast.base.errors import HoldfastError
+from holdfast.cluster.members import Member
 from holdfast.health import StoreHealth
 from holdfast.health.webhook import WebhookStatus
 from holdfast.index.port import IndexStatus
 from holdfast.node.cluster import Cluster, Draining
 from holdfast.node.keeper import Held
-from holdfast.node.status import Event, PacksStatus, Promise, Status, StoreStatus, judge
+from holdfast.node.others import Remote
+from holdfast.node.status import Event, NodeStatus, PacksStatus, Promise, Status, StoreStatus, judge
 from holdfast.recovery.keeping import RecoveryStatus
-from holdfast.stores.port import Usage
+from holdfast.stores.port import Attachment, Usage
 
 USAGE_TIMEOUT_S = 1.0
 _FULL_BELOW_BYTES = 4 << 20
@@ -42,6 +44,74 @@ async def store_statuses(
         if name not in named and slot.store is not None
     ]
     return tuple(lines)
+
+
+def other_statuses(others: Iterable[Remote], health: StoreHealth) -> tuple[StoreStatus, ...]:
+    """One line for each store of another node, as this one sees it."""
+    return tuple(_other_status(other, health) for other in others)
+
+
+def _other_status(other: Remote, health: StoreHealth) -> StoreStatus:
+    row, usage = other.row, other.usage
+    state, reason = other.row.attachment, other.reason
+    counts = health.counts(other.id) if other.id in health.stores else None
+    if other.store is not None:
+        state = health.state(other.id).value
+        reason = "being emptied" if row.draining else ""
+        if counts is not None and state not in ("healthy", "probation"):
+            reason = health.reason(other.id) or counts.last_error
+        elif usage is not None and usage.bytes_free < _FULL_BELOW_BYTES:
+            state, reason = "full", "nothing is left above the reserve"
+    elif state == Attachment.READY.value:
+        state = "missing"
+    return StoreStatus(
+        slot=other.slot,
+        store=other.id,
+        path=row.path,
+        state=state,
+        reason=reason,
+        region=row.region,
+        zone=row.zone,
+        host=row.host,
+        device=row.device,
+        bytes_total=usage.bytes_total if usage else None,
+        bytes_free=usage.bytes_free if usage else None,
+        read_errors=counts.read_errors if counts else 0,
+        write_errors=counts.write_errors if counts else 0,
+        wrong_blocks=counts.wrong_blocks if counts else 0,
+        overdue=counts.overdue if counts else 0,
+        last_error=counts.last_error if counts else "",
+    )
+
+
+def node_statuses(members: Iterable[Member], own: str, ready: bool, now: float) -> tuple[NodeStatus, ...]:
+    """One line for each node, by name; `ready` is what this one says of itself now."""
+    return tuple(
+        NodeStatus(
+            name=member.name,
+            state=_node_state(member, ready if member.name == own else None),
+            since_s=now - member.since,
+            version=member.row.version,
+            client=member.row.client,
+            peer=member.row.peer,
+            stores=len(member.row.stores),
+            stores_there=sum(store.attachment == Attachment.READY.value for store in member.row.stores),
+            uuid=member.row.uuid,
+            started_ms=member.row.started_ms,
+        )
+        for member in sorted(members, key=lambda member: member.name)
+    )
+
+
+def _node_state(member: Member, ready: bool | None) -> str:
+    if not member.is_alive and ready is None:
+        return "silent"
+    if member.row.stopping:
+        return "stopping"
+    if member.row.draining:
+        return "draining"
+    says = ready if ready is not None else member.beat is not None and member.beat.ready
+    return "ready" if says else "not ready"
 
 
 def _role(held: Held, cluster: Cluster) -> str:
@@ -107,11 +177,13 @@ def make_status(
     recovery: RecoveryStatus | None = None,
     ahead: Sequence[str] = (),
     webhook: WebhookStatus | None = None,
+    node: str = "",
+    nodes: Sequence[NodeStatus] = (),
 ) -> Status:
     """The whole. What can still be lost is the least of what every pack can lose, and of what the index
     can: a member of the index is on one store, so at every level that is at most its own number (an index
     that is elsewhere speaks for itself). `ahead` are slots that have seen more of the index than there is."""
-    state, sentences, actions = judge(stores, index, packs, recovery, ahead)
+    state, sentences, actions = judge(stores, index, packs, recovery, ahead, nodes)
     if webhook is not None and webhook.failing_for_s is not None:
         sentences += (
             f"{webhook.waiting} events could not be told to {webhook.host} yet: {webhook.last_error}",
@@ -142,4 +214,6 @@ def make_status(
         events=events,
         recovery=recovery,
         webhook=webhook,
+        node=node,
+        nodes=tuple(nodes),
     )

@@ -86,9 +86,17 @@ async def _serve(
             node = opening.result()
             _spare_the_collector()
             on_ready(node)
-            await stopping.wait()
+            ended = asyncio.create_task(node.ended.wait())
+            stopped = asyncio.create_task(stopping.wait())
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            stopped.cancel()
             on_stopping()
-            await node.note()
+            if node.ended_by is None:
+                await node.stop_serving()
+                await node.note()
+        if node.ended_by is not None:
+            raise node.ended_by
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

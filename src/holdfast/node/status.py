@@ -17,7 +17,14 @@ from holdfast.recovery.keeping import RecoveryStatus, sentences_of
 from holdfast.scheme import Scheme
 from holdfast.topology import LEVELS, Level, Topology, place, survived
 
-_PLURALS = {"region": "regions", "zone": "zones", "host": "hosts", "device": "devices", "store": "stores"}
+_PLURALS = {
+    "node": "nodes",
+    "region": "regions",
+    "zone": "zones",
+    "host": "hosts",
+    "device": "devices",
+    "store": "stores",
+}
 
 
 class NodeState(Enum):
@@ -54,6 +61,27 @@ class StoreStatus(Struct, frozen=True, kw_only=True):
     def well(self) -> bool:
         """Whether it takes part fully."""
         return self.state in ("healthy", "probation")
+
+
+class NodeStatus(Struct, frozen=True, kw_only=True):
+    """A node of the cluster as the one that was asked sees it. `state` is `ready`, `not ready` (it says so
+    itself), `stopping`, `draining` or `silent`; `since_s` is for how long it has been heard, or not."""
+
+    name: str
+    state: str
+    since_s: float
+    version: str
+    client: str
+    peer: str
+    stores: int
+    stores_there: int
+    uuid: str = ""
+    started_ms: int = 0
+
+    @property
+    def well(self) -> bool:
+        """Whether it takes part fully."""
+        return self.state == "ready"
 
 
 class PacksStatus(Struct, frozen=True, kw_only=True):
@@ -107,6 +135,8 @@ class Status(Struct, frozen=True, kw_only=True):
     events: tuple[Event, ...] = ()
     recovery: RecoveryStatus | None = None
     webhook: WebhookStatus | None = None
+    node: str = ""
+    nodes: tuple[NodeStatus, ...] = ()
 
 
 class Promise(Struct, frozen=True):
@@ -188,6 +218,7 @@ def judge(
     packs: PacksStatus,
     recovery: RecoveryStatus | None = None,
     ahead: Sequence[str] = (),
+    nodes: Sequence[NodeStatus] = (),
 ) -> tuple[NodeState, tuple[str, ...], tuple[str, ...]]:
     """The state in one word, what is the matter, and what to do about it."""
     state, sentences, actions = NodeState.ONLINE, [], []
@@ -251,6 +282,10 @@ def judge(
             "on its word."
         )
         actions.append("Was an old copy of the index put back? Stop the node and bring back the newest one.")
+    if unwell := [node for node in nodes if not node.well]:
+        state = NodeState.DEGRADED if state is NodeState.ONLINE else state
+        told = ", ".join(f"{node.name} ({node.state})" for node in unwell)
+        sentences.append(f"{len(unwell)} of {_count(len(nodes), 'node')} not serving: {told}.")
     if not sentences:
         sentences.append("All is well.")
     return state, tuple(sentences), tuple(actions)

@@ -22,6 +22,7 @@ from holdfast.node.config import Config
 from holdfast.node.keeper import Held, Keeper
 from holdfast.node.ledger_keeping import LedgerKeeper
 from holdfast.packs.model import PackStorage
+from holdfast.scheme import Scheme
 from holdfast.stores.measured import MeasuredStore
 from holdfast.stores.port import Store
 
@@ -75,13 +76,13 @@ class Watching:
         return MeasuredStore(store, self.stores, self._clock, watch=self._observer)
 
     async def serve(
-        self, index: Index, packs: PackStorage, randomness: Randomness, *, may_delete: bool
+        self, index: Index, packs: PackStorage, randomness: Randomness, *, scheme: Scheme, may_delete: bool
     ) -> None:
         """The node takes requests from now on. Without `may_delete`, what a canary leaves would not be
         collected, so none is sent."""
         self._index = index
         if may_delete:
-            self._canary = Canary(index, packs, self._clock, randomness, self._config.scheme)
+            self._canary = Canary(index, packs, self._clock, randomness, scheme)
             self._tidying = asyncio.create_task(self._keep_tidy(self._canary))
         await self.keeping.serve()
 

@@ -38,6 +38,7 @@ _NONCE = re.compile(r"[0-9a-f]{32}\Z")
 _TAG = re.compile(r"[0-9a-f]{64}\Z")
 _RANGE = re.compile(r"(0|[1-9][0-9]{0,14})\+([1-9][0-9]{0,14})\Z")
 _GET = re.compile(r"ranges=([0-9+,]+)(&uncached=1)?\Z")
+_PUT = re.compile(r"reserve=(100|[1-9][0-9]?)\Z")
 _LIST = re.compile(r"after=([A-Za-z0-9._-]{0,128})&limit=([1-9][0-9]{0,9})\Z")
 _TIMEOUT = re.compile(r"[1-9][0-9]{0,6}\Z")
 _TARGET = re.compile(r"/stores/([A-Za-z0-9._-]{1,64})/(?:(usage|probe|blobs)|blobs/([^/]+)(/size)?)\Z")
@@ -66,6 +67,7 @@ class Asked(Struct, gc=False):
     uncached: bool = False
     after: str = ""
     limit: int = 0
+    reserve_share: float = 0.0
 
 
 class PeerIdentity(Struct, frozen=True):
@@ -170,6 +172,13 @@ def _read_ranges(text: str) -> tuple[Range, ...] | None:
     return tuple(found) if len(found) <= RANGES_MAX and total <= ANSWER_BYTES_MAX else None
 
 
+def write_reserve(share: float) -> str:
+    """The query of a put that may take so much of the reserve; in whole percent, rounded down."""
+    assert 0.0 <= share <= 1.0
+    percent = int(share * 100)
+    return f"reserve={percent}" if percent else ""
+
+
 def read_request(method: str, path: str, query: str) -> Asked | None:
     """What a request asks for, `path` without its version; None for what is none of ours."""
     target = _TARGET.match(path)
@@ -184,6 +193,9 @@ def read_request(method: str, path: str, query: str) -> Asked | None:
             return None
         if method == "GET" and not size:
             return _read_get(store, name, query)
+        if method == "PUT" and query and not size:
+            reserve = _PUT.match(query)
+            return Asked(Call.PUT, store, name, reserve_share=int(reserve[1]) / 100) if reserve else None
         if query:
             return None
         if size:

@@ -313,7 +313,9 @@ class PeerFace:
                     pieces.append(piece)
             if not same(session.end(hasher), tag):
                 raise _Refused(Kind.ALTERED, "A content was changed on its way.")
-            await store.put(asked.name, pieces, timeout_s=_left_s(deadline))
+            await store.put(
+                asked.name, pieces, timeout_s=_left_s(deadline), reserve_share=asked.reserve_share
+            )
         finally:
             self._room.give(room)
 

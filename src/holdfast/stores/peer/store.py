@@ -54,14 +54,22 @@ class PeerStore:
         """The peer it lives at."""
         return self._client
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         check_name(name)
         size = bytes_of(data)
         assert size <= messages.BLOB_BYTES_MAX, "a blob that no peer takes"
         # What is empty is sent as one empty piece: a request without a content is not a put.
         pieces = [_flat(piece) for piece in data if len(piece)] or [b""]
         request = Request(
-            "PUT", self._blobs + name, content=pieces, content_bytes=size, again=False, store=self._id
+            "PUT",
+            self._blobs + name,
+            messages.write_reserve(reserve_share),
+            content=pieces,
+            content_bytes=size,
+            again=False,
+            store=self._id,
         )
         await self._ask(request, size, timeout_s)
 

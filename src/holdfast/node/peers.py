@@ -1,0 +1,258 @@
+"""Keeps the stores of other nodes: attached when their owner says that they are there, let go when it says
+that they are not, when the owner fell silent and cannot be reached, and when it is no longer a member.
+
+What must hold: a store stays known, and with it in the topology, for as long as its owner is a member that
+names it; what this node holds itself is never taken for another's; and nothing here writes to a store but
+through its owner.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import HoldfastError
+from holdfast.base.ids import StoreId
+from holdfast.base.randomness import Randomness
+from holdfast.cluster.members import Changed, Member
+from holdfast.cluster.rows import MemberStore
+from holdfast.health import StoreHealth
+from holdfast.health.events import Kind, Teller
+from holdfast.health.prober import paced
+from holdfast.node.keeper import Decorate, Keeper
+from holdfast.node.others import Remote
+from holdfast.stores.peer import SPEAKS, PeerClient, PeerIdentity, PeerStore
+from holdfast.stores.port import Attachment, Store
+
+LOOK_EVERY_S = 1.0
+PING_TIMEOUT_S = 0.5
+USAGE_TIMEOUT_S = 1.0
+
+
+class Line(Struct):
+    """The way to one peer. `stores` makes a store of it, `reaches` says whether it answers."""
+
+    address: str
+    uuid: str
+    stores: Callable[[StoreId], Store]
+    reaches: Callable[[], "asyncio.Future[bool]"]
+    close: Callable[[], "asyncio.Future[None]"]
+
+
+Dial = Callable[[Member], Line]
+"""Makes the way to a member. Raises HoldfastError when there is none."""
+
+
+def dial_peers(
+    identity: PeerIdentity, secret: bytes, randomness: Randomness, tls: ssl.SSLContext | None
+) -> Dial:
+    """By the peer protocol."""
+
+    def dial(member: Member) -> Line:
+        row = member.row
+        client = PeerClient(row.peer, member.name, identity, secret, randomness, uuid=row.uuid, tls=tls)
+
+        async def reaches() -> bool:
+            try:
+                await client.ping(timeout_s=PING_TIMEOUT_S)
+            except HoldfastError:
+                return False
+            return True
+
+        return Line(
+            row.peer,
+            row.uuid,
+            lambda store: PeerStore(store, client),
+            lambda: asyncio.ensure_future(reaches()),
+            lambda: asyncio.ensure_future(client.close()),
+        )
+
+    return dial
+
+
+class Peers:
+    """The stores of all members but this one, put into `keeper.others` and `keeper.attached`."""
+
+    def __init__(
+        self,
+        name: str,
+        keeper: Keeper,
+        health: StoreHealth,
+        decorate: Decorate,
+        dial: Dial,
+        clock: Clock,
+        tell: Teller,
+    ) -> None:
+        self._name = name
+        self._keeper = keeper
+        self._health = health
+        self._decorate = decorate
+        self._dial = dial
+        self._clock = clock
+        self._tell = tell
+        self._members: dict[str, Member] = {}
+        self._lines: dict[str, Line] = {}
+        self._unreached: set[str] = set()
+        """Nodes that are silent, and did not answer either when they were last asked."""
+        self._closing: set[asyncio.Future[None]] = set()
+        self._begun = False
+
+    def changed(self, change: Changed) -> None:
+        """A member is another, new, or gone."""
+        if change.name == self._name:
+            return
+        self._tell_of(change)
+        if change.after is None:
+            self._members.pop(change.name, None)
+            self._drop(change.name)
+        else:
+            self._members[change.name] = change.after
+            if change.after.is_alive:
+                self._unreached.discard(change.name)
+            self._adopt(change.after)
+        self._keeper.remap()
+
+    def begin(self) -> None:
+        """What comes from now on is news, and is looked through for what it should hold."""
+        self._begun = True
+
+    async def watch(self) -> None:
+        """Look after the stores until cancelled: what room they have, and whether silent nodes answer."""
+        async for _ in paced(self._clock, LOOK_EVERY_S):
+            await self.round()
+
+    async def round(self) -> None:
+        """One look."""
+        silent = [name for name, member in self._members.items() if not member.is_alive]
+        await asyncio.gather(*[self._ask(name) for name in silent])
+        there = [other for other in self._keeper.others.values() if other.store is not None]
+        await asyncio.gather(*[self._measure(other) for other in there])
+
+    async def close(self) -> None:
+        """Let go of everybody."""
+        for name in tuple(self._lines):
+            self._hang_up(name)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    # One node
+
+    def _tell_of(self, change: Changed) -> None:
+        before, after = change.before, change.after
+        was = before.sight.value if before is not None else ""
+        now = after.sight.value if after is not None else "gone"
+        if was != now:
+            reason = "its row was taken away" if after is None else "as its beat shows"
+            self._tell(reason, kind=Kind.NODE, subject=change.name, before=was, after=now)
+
+    def _adopt(self, member: Member) -> None:
+        """Have what its row says: the way to it, and its stores."""
+        name, row = member.name, member.row
+        line, problem = self._lines.get(name), ""
+        if line is not None and (line.address, line.uuid) != (row.peer, row.uuid):
+            self._hang_up(name)
+            line = None
+        if not set(row.protocols) & set(SPEAKS):
+            problem = f"node {name} speaks no version of the peer protocol that this one knows"
+        elif line is None and row.peer:
+            try:
+                line = self._lines[name] = self._dial(member)
+            except HoldfastError as error:
+                problem = str(error)
+        named = {store.store for store in row.stores}
+        for other in [one for one in self._keeper.others.values() if one.node == name]:
+            if other.id not in named:
+                self._forget(other)
+        for store in row.stores:
+            self._adopt_store(name, store, line, problem)
+
+    def _adopt_store(self, name: str, row: MemberStore, line: Line | None, problem: str) -> None:
+        keeper = self._keeper
+        known = keeper.others.get(row.store)
+        if any(held.id == row.store for held in keeper.held.values()):
+            if known is not None:
+                self._forget(known)
+            return
+        if known is not None and known.node != name:
+            return  # it moved, and its old owner still names it
+        if known is None:
+            known = keeper.others[row.store] = Remote(name, row, self._clock.monotonic(), reason="new")
+        known.row = row
+        if row.attachment != Attachment.READY.value:
+            self._detach(known, row.reason or f"its node says that it is {row.attachment}")
+        elif line is None or problem:
+            self._detach(known, problem or f"node {name} says no address")
+        elif name in self._unreached:
+            self._detach(known, f"node {name} is silent")
+        elif known.store is None:
+            self._attach(known, line)
+
+    def _attach(self, other: Remote, line: Line) -> None:
+        keeper, now = self._keeper, self._clock.monotonic()
+        other.store = self._decorate(other.slot, line.stores(other.id))
+        other.since, other.reason = now, ""
+        keeper.attached[other.id] = other.store
+        self._health.add(other.id, now)
+        if self._begun:
+            keeper.on_attached(other.id)
+
+    def _detach(self, other: Remote, reason: str) -> None:
+        keeper, now = self._keeper, self._clock.monotonic()
+        if other.store is not None:
+            keeper.attached.pop(other.id, None)
+            self._end(asyncio.ensure_future(other.store.close()))
+            other.store, other.since = None, now
+        elif other.reason == reason:
+            return
+        other.reason = reason
+        if other.id not in self._health.stores:
+            self._health.add(other.id, now)
+        self._health.vanished(other.id, now, reason)
+
+    def _forget(self, other: Remote) -> None:
+        self._detach(other, "its node does not name it any more")
+        del self._keeper.others[other.id]
+        if all(held.id != other.id for held in self._keeper.held.values()):
+            self._health.forget(other.id)
+
+    def _drop(self, name: str) -> None:
+        for other in [one for one in self._keeper.others.values() if one.node == name]:
+            self._forget(other)
+        self._unreached.discard(name)
+        self._hang_up(name)
+
+    def _hang_up(self, name: str) -> None:
+        line = self._lines.pop(name, None)
+        if line is None:
+            return
+        for other in self._keeper.others.values():
+            if other.node == name:
+                self._detach(other, f"node {name} has another address")
+        self._end(line.close())
+
+    def _end(self, closing: "asyncio.Future[None]") -> None:
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _ask(self, name: str) -> None:
+        """A silent node may be cut off from the index alone: then its stores are as good as before."""
+        line = self._lines.get(name)
+        reached = await line.reaches() if line is not None else False
+        member = self._members.get(name)
+        if member is None or member.is_alive or self._lines.get(name) is not line:
+            return
+        if reached:
+            self._unreached.discard(name)
+        else:
+            self._unreached.add(name)
+        self._adopt(member)
+
+    async def _measure(self, other: Remote) -> None:
+        store = other.store
+        if store is None or not self._health.readable(other.id):
+            return
+        try:
+            other.usage = await store.usage(timeout_s=USAGE_TIMEOUT_S)
+        except HoldfastError:
+            return  # health has heard of it

@@ -1,0 +1,111 @@
+"""Three real nodes over one PostgreSQL: any of them serves, and what one leaves the others take up."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from holdfast.chores.lease import TTL_S
+from tests.kit.cluster import ClusterNode, TestCluster
+from tests.kit.process import wait_until
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[ClusterNode]]:
+    """Three, each with two stores, that all know each other."""
+    cluster = TestCluster(tmp_path)
+    found = [cluster.node(f"n{number}") for number in (1, 2, 3)]
+    # The threads stay until the end: the kernel kills a node with the thread that began it.
+    with ThreadPoolExecutor() as together, ExitStack() as stack:
+        for node in together.map(lambda node: node.__enter__(), found):
+            stack.push(node)
+        wait_for_all(found)
+        yield found
+
+
+def wait_for_all(nodes: list[ClusterNode]) -> None:
+    """Until each node sees all others, and all of their stores."""
+    for node in nodes:
+        wait_until(f"{node.name} to know all", lambda node=node: sees(node, 3, "ready"))
+
+
+def sees(node: ClusterNode, count: int, state: str) -> bool:
+    """Whether a node sees so many nodes in a state, and two stores of each that is ready."""
+    status = node.status()
+    there = sum(store.well for store in status.stores)
+    found = sum(one.state == state for one in status.nodes)
+    return found == count and (state != "ready" or there == 2 * count)
+
+
+def body_of(node: ClusterNode, key: str) -> bytes:
+    body: bytes = node.s3().get_object(Bucket="bucket", Key=key)["Body"].read()
+    return body
+
+
+def chores_of(node: ClusterNode) -> set[str]:
+    """The chores of the whole cluster that a node does."""
+    found = msgspec.json.decode(node.client().ask("/-/chores"))["chores"]
+    own = {"census", "housekeeping", "ledger"}
+    return {chore["name"] for chore in found if chore["state"] != "elsewhere" and chore["name"] not in own}
+
+
+@pytest.mark.slow
+def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode]) -> None:
+    one, two, three = nodes
+    one.s3().create_bucket(Bucket="bucket")
+
+    # Put through one, get through another: small and large.
+    for size in (10, 3 * MIB):
+        one.s3().put_object(Bucket="bucket", Key=f"k{size}", Body=b"x" * size)
+        assert body_of(three, f"k{size}") == b"x" * size
+
+    # An upload that is begun at one node goes on at the others, over the death of the first.
+    upload = two.s3().create_multipart_upload(Bucket="bucket", Key="large")["UploadId"]
+    parts = []
+
+    def part_by(node: ClusterNode, number: int) -> None:
+        body = bytes([number]) * 5 * MIB
+        answer = node.s3().upload_part(
+            Bucket="bucket", Key="large", UploadId=upload, PartNumber=number, Body=body
+        )
+        parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+
+    part_by(two, 1)
+    part_by(one, 2)
+    two.kill()
+    # Nobody waits for anybody to notice.
+    for number in range(5):
+        one.s3().put_object(Bucket="bucket", Key=f"after{number}", Body=b"y" * MIB)
+        assert body_of(three, f"after{number}") == b"y" * MIB
+    part_by(three, 3)
+    one.s3().complete_multipart_upload(
+        Bucket="bucket", Key="large", UploadId=upload, MultipartUpload={"Parts": parts}
+    )
+    assert body_of(three, "large") == b"".join(bytes([number]) * 5 * MIB for number in (1, 2, 3))
+    for node in (one, three):
+        wait_until(f"{node.name} to find n2 silent", lambda node=node: sees(node, 1, "silent"))
+
+    # It comes back with what it had, and what was owed is paid.
+    two.start()
+    wait_for_all(nodes)
+    assert body_of(two, "after4") == b"y" * MIB
+    wait_until("debts to be paid", lambda: two.status().packs.debts == 0)
+
+    # A node that stops hands its chores over, so that nobody waits for its leases to run out.
+    holder = max(nodes, key=lambda node: len(chores_of(node)))
+    chores = chores_of(holder)
+    assert chores
+    assert holder.stop() == 0
+    left = [node for node in nodes if node is not holder]
+    wait_until(
+        "its chores to go on elsewhere",
+        lambda: chores <= set().union(*map(chores_of, left)),
+        timeout_s=TTL_S - 5,
+    )
+    for node in left:
+        assert body_of(node, "large")[-1:] == b"\3"
