@@ -33,10 +33,12 @@ class Fault(NamedTuple):
 
 
 class WireFaults:
-    """`passing` is asked about each piece; it says what of it passes, and what happens then."""
+    """`passing` is asked about each piece; it says what of it passes, and what happens then. The last byte of
+    `flips_always` is changed wherever it goes out in one piece."""
 
     def __init__(self) -> None:
         self._fault: Fault | None = None
+        self.flips_always = b""
         self.passed = {Way.OUT: 0, Way.BACK: 0}
         self.recorded = {Way.OUT: bytearray(), Way.BACK: bytearray()}
         self.happened = 0
@@ -52,6 +54,9 @@ class WireFaults:
         fault, before = self._fault, self.passed[way]
         self.passed[way] += len(piece)
         does: Does | None = None
+        if self.flips_always and way is Way.OUT:
+            changed = self.flips_always[:-1] + bytes([self.flips_always[-1] ^ 1])
+            piece = piece.replace(self.flips_always, changed)
         if fault is not None and fault.way is way and before <= fault.at < before + len(piece):
             self._fault = None
             self.happened += 1

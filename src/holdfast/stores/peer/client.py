@@ -18,12 +18,12 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.stores.peer import messages
-from holdfast.stores.peer.errors import PeerRefused, decode_error
+from holdfast.stores.peer.errors import PeerRefused, Refusal, decode_error
 from holdfast.stores.peer.greeting import Caller, Dial, check_secret, describe_os_error, dial_tcp, greet
 from holdfast.stores.peer.line import Line, LineBroken, LineLate
 from holdfast.stores.peer.messages import HelloAnswer, PeerIdentity
 from holdfast.stores.peer.room import Room
-from holdfast.stores.peer.signing import TAG_BYTES, Root, passes, same
+from holdfast.stores.peer.signing import TAG_BYTES, Root, same
 from holdfast.stores.port import StoreBusy, StoreFailed, StoreOverdue
 
 _ERROR_BYTES_MAX = 64 << 10
@@ -199,13 +199,18 @@ class PeerClient:
             raise self._overdue(timeout_s, request.store) from None
         finally:
             timer.cancel()
-        hasher = session.answer(answer.status)
-        for piece in passes(answer.content):
-            feed(hasher, piece)
+        hasher = answer.hasher
+        if hasher is None:
+            hasher = session.answer(answer.status)
+            feed(hasher, answer.content)
         if not same(session.end(hasher), answer.tag):
             raise LineBroken("An answer was changed on its way, or is none of the peer's.", sent=True)
         if answer.status != 200:
-            raise decode_error(bytes(answer.content), self.node, request.store)
+            error = decode_error(bytes(answer.content), self.node, request.store)
+            if isinstance(error, PeerRefused) and error.refusal is Refusal.ALTERED:
+                # Nothing was done, whatever it was.
+                raise LineBroken(error.message, sent=False, error=error)
+            raise error
         return answer.content
 
     def _drop_answer(self, line: Line, request: Request, deadline: float) -> bool:
@@ -343,4 +348,6 @@ class PeerClient:
         )
 
     def _broken(self, broken: LineBroken, store: StoreId | None) -> StoreFailed:
+        if broken.error is not None:
+            return broken.error
         return StoreFailed(f"Peer {self.node} ({self.address}): {broken}", peer=self.node, store=store)

@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
-from holdfast.base.checksums import Buffer, feed
+from holdfast.base.checksums import Buffer, Hasher, feed
 from holdfast.stores.peer.signing import TAG_BYTES, Session, passes
+from holdfast.stores.port import StoreFailed
 
 SCRATCH_BYTES = 16 << 10
 """Answers up to about this size are copied once more; head and content of a small read fit."""
@@ -27,19 +28,23 @@ _LENGTH = re.compile(rb"(?i:content-length):[ ]*([0-9]{1,10})[ ]*\r\n")
 
 
 class Answer(NamedTuple):
-    """What came back. `content` and `tag` are not checked yet."""
+    """What came back. `content` and `tag` are not checked yet; `hasher` has taken the content already, if it
+    was large."""
 
     status: int
     content: Buffer
     tag: bytes
+    hasher: Hasher | None = None
 
 
 class LineBroken(Exception):
-    """The connection ended, or what came on it was no answer. `sent`: the peer may have got the request."""
+    """The connection ended, or what came on it was no answer. `sent`: the peer may have done what was asked.
+    `error` is what the peer said, if it did."""
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, *, sent: bool, error: StoreFailed | None = None) -> None:
         super().__init__(reason)
         self.sent = sent
+        self.error = error
 
 
 class LineLate(Exception):
@@ -58,6 +63,7 @@ class Line(asyncio.BufferedProtocol):
         "_content_at",
         "_due",
         "_forsaken",
+        "_hasher",
         "_loop",
         "_lost",
         "_on_lost",
@@ -84,6 +90,7 @@ class Line(asyncio.BufferedProtocol):
         self._status = 0
         self._content: bytearray | None = None
         self._content_at = 0
+        self._hasher: Hasher | None = None
         self._allowed = 0
         self._waiter: asyncio.Future[Answer] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -130,6 +137,7 @@ class Line(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._content is not None:
+            self._hash(self._content, self._content_at, self._content_at + nbytes)
             self._content_at += nbytes
             if self._content_at == len(self._content):
                 self._finish_large()
@@ -170,13 +178,21 @@ class Line(asyncio.BufferedProtocol):
             self._content[:here] = self._view[end : self._at]
             self._content_at = here
             self._at = 0
+            self._hasher = self.session.answer(self._status) if self.session is not None else None
+            self._hash(self._content, 0, here)
+
+    def _hash(self, content: bytearray, begin: int, end: int) -> None:
+        """Hash as it comes: all of it at once could hold the loop for too long."""
+        end = min(end, len(content) - TAG_BYTES)
+        if self._hasher is not None and begin < end:
+            feed(self._hasher, memoryview(content)[begin:end])
 
     def _finish_large(self) -> None:
         content = self._content
         assert content is not None
-        self._content = None
+        hasher, self._content, self._hasher = self._hasher, None, None
         view = memoryview(content)
-        self._finish(Answer(self._status, view[:-TAG_BYTES], bytes(view[-TAG_BYTES:])))
+        self._finish(Answer(self._status, view[:-TAG_BYTES], bytes(view[-TAG_BYTES:]), hasher))
 
     def _finish(self, answer: Answer) -> None:
         self._due = False
@@ -193,7 +209,7 @@ class Line(asyncio.BufferedProtocol):
         self._due = False
         waiter, self._waiter = self._waiter, None
         forsaken, self._forsaken = self._forsaken, None
-        self._content = None
+        self._content = self._hasher = None
         if forsaken is not None:
             forsaken()
         elif waiter is not None and not waiter.done():
