@@ -137,6 +137,9 @@ class MemoryPacks:
         data: Sequence[Buffer],
         describe: Callable[[Extent], Sequence[ManifestEntry]],
         object_bytes: int | None = None,
+        *,
+        reserve_share: float = 0.0,
+        bytes_max: int | None = None,
     ) -> Written:
         size = sum(len(buffer) for buffer in data)
         assert size <= PACK_BYTES_MAX

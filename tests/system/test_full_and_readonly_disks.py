@@ -1,5 +1,7 @@
 """Disks that are full or refuse writes: said plainly, nothing lost, and over when it is over."""
 
+import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,59 @@ def test_all_disks_full_at_once(tmp_path: Path) -> None:
         for number in range(1, stored, 2):
             assert s3.get_object(Bucket="first", Key=str(number))["Body"].read() == body(number)
         assert s3.get_object(Bucket="first", Key="again")["Body"].read() == body(7)
+
+
+@pytest.mark.slow
+def test_disks_that_are_full_of_small_objects_come_back_when_half_of_them_are_deleted(tmp_path: Path) -> None:
+    """They share packs, so nothing is dead as a whole: what is needed still has to be written somewhere."""
+    (tmp_path / "holdfast.toml").write_text('[limits]\nreserve = "120 MiB"\n')
+    disks = [tmp_path / "holdfast-data" / f"disk{number}" for number in range(1, 7)]
+    with NodeProcess(tmp_path, prefix=on_small_disks(disks, DISK_BYTES)) as node:
+        s3 = node.s3()
+        s3.create_bucket(Bucket="first")
+
+        def small(number: int) -> bytes:
+            return number.to_bytes(4, "big") * 30_000
+
+        def put(number: int) -> bool:
+            try:
+                s3.put_object(Bucket="first", Key=str(number), Body=small(number))
+            except ClientError:
+                return False
+            return True
+
+        stored: list[int] = []
+        with ThreadPoolExecutor(8) as pool:
+            for start in range(0, 100_000, 64):
+                done = list(pool.map(put, range(start, start + 64)))
+                stored += [start + number for number, ok in enumerate(done) if ok]
+                if not any(done):
+                    break
+            assert len(stored) > 150
+            gone = random.Random(1).sample(stored, len(stored) // 2)
+            for start in range(0, len(gone), 500):
+                some = [{"Key": str(number)} for number in gone[start : start + 500]]
+                s3.delete_objects(Bucket="first", Delete={"Objects": some})
+            left = sorted(set(stored) - set(gone))
+
+            def a_quarter_fits_again() -> bool:
+                missing = [number for number in gone[: len(stored) // 4] if number not in again]
+                if missing and put(missing[0]):
+                    again.add(missing.pop(0))
+                else:
+                    return not missing
+                again.update(number for number, ok in zip(missing, pool.map(put, missing), strict=True) if ok)
+                return len(again) == len(stored) // 4
+
+            again: set[int] = set()
+            wait_until("the space to come back", a_quarter_fits_again, timeout_s=120)
+            there = [*left, *sorted(again)]
+
+            def is_right(number: int) -> bool:
+                return bool(s3.get_object(Bucket="first", Key=str(number))["Body"].read() == small(number))
+
+            assert all(pool.map(is_right, there))
+        assert node.stop() == 0
 
 
 @pytest.mark.slow

@@ -11,6 +11,10 @@ were left die in the collector's hands. What is a candidate:
 - mostly dead: at least half of its bytes are. So space is at most twice what is needed, and a byte that
   is moved has freed another one.
 
+While stores are full, only what gives back more than it takes is moved; it may use a share of the stores'
+reserve. A quarter that is dead is enough then, and such packs are emptied one by one, those first of which
+least is needed: the less it takes at once, the surer it finds room.
+
 Only packs that were there in the walk before are looked at: what has just been written may be written over
 soon, and recovery has to find a version's first pack, or the journal that tells of it, before a second
 pack repeats it.
@@ -21,6 +25,7 @@ are found again); a pack that cannot be emptied is left alone for a while, ever 
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -42,17 +47,36 @@ MANIFEST_FULL = 512 << 10
 
 SMALL_SHARE = 1 / 4
 DEAD_SHARE = 1 / 2
+DEAD_SHARE_FULL = 1 / 4
+"""While stores are full."""
+
 GROWTH = 4
 WORTH_BYTES_MIN = 16 << 10
 """A pack that stores less than this, however dead, is merged with others, or waits for them."""
 
 WALK_EVERY_S = 10.0
+WALK_EVERY_FULL_S = 2.0
 WALK_EVERY_PACK_S = 0.001
 DEAD_KNOWN_MAX = 10_000
 RESTING_MAX = 10_000
 REST_ROUNDS_MAX = 64
+REST_ROUNDS_FULL = 2
 
-Move = Callable[[Mapping[PackId, int], Scheme, frozenset[PackId]], Awaitable[MoveReport]]
+
+class Move(Protocol):
+    """`Moving.move`."""
+
+    def __call__(
+        self,
+        worth: Mapping[PackId, int],
+        scheme: Scheme,
+        alone: frozenset[PackId],
+        /,
+        *,
+        thrifty: bool = False,
+    ) -> Awaitable[MoveReport]: ...
+
+
 _debt = msgspec.msgpack.Decoder(DebtRow)
 _PACKS = b"pack/"
 
@@ -74,17 +98,19 @@ class Candidate(Struct, frozen=True):
         return max(self.filled, self.described)
 
 
-def candidate(pack: PackId, row: PackRow, dead_bytes: int) -> Candidate | None:
-    """Whether a pack with so many dead bytes should be emptied. Pure."""
+def candidate(
+    pack: PackId, row: PackRow, dead_bytes: int, dead_share: float = DEAD_SHARE
+) -> Candidate | None:
+    """Whether a pack with so many dead bytes should be emptied: `dead_share` of it is mostly dead. Pure."""
     size = row.object_bytes
     full = max(size / PACK_BYTES_MAX, row.manifest_bytes / MANIFEST_FULL)
-    mostly_dead = row.stored_bytes >= WORTH_BYTES_MIN and 0 < DEAD_SHARE * size <= dead_bytes
+    mostly_dead = row.stored_bytes >= WORTH_BYTES_MIN and 0 < dead_share * size <= dead_bytes
     if not mostly_dead and full >= SMALL_SHARE:
         return None
     live = max(0, size - dead_bytes)
     described = row.manifest_bytes / MANIFEST_FULL * (live / size if size else 1.0)
     # Copies may need more than what is not dead.
-    worth = int(size * (1 - DEAD_SHARE)) if mostly_dead else PACK_BYTES_MAX
+    worth = int(size * (1 - dead_share)) if mostly_dead else PACK_BYTES_MAX
     return Candidate(pack, live / PACK_BYTES_MAX, min(described, 1.0), mostly_dead, worth)
 
 
@@ -119,11 +145,19 @@ def worth_moving(found: list[Candidate]) -> list[Candidate]:
 
 
 class Compact:
-    """Empties packs. `move` is `Moving.move`."""
+    """Empties packs. `move` is `Moving.move`; `is_full` is whether stores are full."""
 
     name = "compact"
 
-    def __init__(self, index: Index, move: Move, *, walk_every_s: float = WALK_EVERY_S) -> None:
+    def __init__(
+        self,
+        index: Index,
+        move: Move,
+        *,
+        walk_every_s: float = WALK_EVERY_S,
+        is_full: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._is_full = is_full
         self._index = index
         self._move = move
         self._walk_every_s = walk_every_s
@@ -145,7 +179,8 @@ class Compact:
     @property
     def interval_s(self) -> float:
         """Between walks: longer, the more packs there are."""
-        return max(self._walk_every_s, self._walked * WALK_EVERY_PACK_S)
+        least = min(self._walk_every_s, WALK_EVERY_FULL_S) if self._is_full() else self._walk_every_s
+        return max(least, self._walked * WALK_EVERY_PACK_S)
 
     @property
     def idle(self) -> bool:
@@ -159,7 +194,7 @@ class Compact:
     def partly_dead(self, pack: PackId, row: PackRow, dead_bytes: int) -> None:
         """The collector has looked at a pack of which some is dead. Cheap."""
         self._dead.pop(pack, None)
-        if dead_bytes >= DEAD_SHARE * row.object_bytes:
+        if dead_bytes >= DEAD_SHARE_FULL * row.object_bytes:
             self._dead[pack] = dead_bytes
             while len(self._dead) > DEAD_KNOWN_MAX:
                 self._dead.popitem(last=False)
@@ -191,9 +226,12 @@ class Compact:
 
     async def _look(self, rows: list[Row]) -> None:
         found: list[tuple[Candidate, PackRow]] = []
+        is_full = self._is_full()
+        dead_share = DEAD_SHARE_FULL if is_full else DEAD_SHARE
+        alone: list[tuple[Scheme, list[Candidate]]] = []
         for item in rows:
             pack, row = PackId(bytes.fromhex(item.key.removeprefix(_PACKS).decode())), decode_row(item.value)
-            one = candidate(pack, row, self._dead.get(pack, 0))
+            one = candidate(pack, row, self._dead.get(pack, 0), dead_share)
             self._found += one is not None
             if one is not None and item.revision <= self._known_until and not self._rests(pack):
                 found.append((one, row))
@@ -202,6 +240,9 @@ class Compact:
         for (one, row), debt in zip(found, debts, strict=True):
             # What a pack was promised, not what it got while stores were missing.
             scheme = row.scheme if debt is None else _debt.decode(debt.value).promised
+            if is_full and one.mostly_dead:
+                alone.append((scheme, [one]))
+                continue
             tray = self._trays.get(scheme)
             if tray is not None and not tray.has_room(one):
                 self._ripe.append((scheme, tray.found))
@@ -209,6 +250,7 @@ class Compact:
             if tray is None:
                 tray = self._trays[scheme] = Tray()
             tray.add(one)
+        self._ripe += sorted(alone, key=lambda one: one[1][0].size)
 
     async def _empty(self, scheme: Scheme, found: list[Candidate]) -> None:
         for one in found:
@@ -216,7 +258,8 @@ class Compact:
             self._rest(one.pack)
             self._dead.pop(one.pack, None)
         alone = frozenset(one.pack for one in found if one.mostly_dead)
-        report = await self._move({one.pack: one.worth for one in found}, scheme, alone)
+        worth = {one.pack: one.worth for one in found}
+        report = await self._move(worth, scheme, alone, thrifty=self._is_full())
         self.moved_bytes += report.bytes_moved
         self.moved_packs += len(found) - len(report.untouched)
 
@@ -226,6 +269,7 @@ class Compact:
 
     def _rest(self, pack: PackId) -> None:
         tries = self._resting.pop(pack, (0, 0))[0] + 1
-        self._resting[pack] = (tries, self._round + min(2**tries, REST_ROUNDS_MAX))
+        most = REST_ROUNDS_FULL if self._is_full() else REST_ROUNDS_MAX
+        self._resting[pack] = (tries, self._round + min(2**tries, most))
         while len(self._resting) > RESTING_MAX:
             self._resting.popitem(last=False)

@@ -40,6 +40,7 @@ from holdfast.node.census import Census, Count
 from holdfast.node.config import ChoresSettings
 from holdfast.node.filling import fills_of, leaving_of
 from holdfast.node.keeper import Keeper
+from holdfast.node.report import FULL_BELOW_BYTES
 from holdfast.node.status import PacksStatus
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import as_it_is
@@ -218,7 +219,10 @@ class Background:
                 self.keeping.journal.covers,
             )
             self._compact = compact = Compact(
-                index, objects.moving(self._giving_way).move, walk_every_s=self._paces.compact_every_s
+                index,
+                objects.moving(self._giving_way).move,
+                walk_every_s=self._paces.compact_every_s,
+                is_full=self._is_short_of_room,
             )
             self._collect = Collect(index, packs.rows, packs.reader.in_use, compact.partly_dead, index.let_go)
             audit = Audit(
@@ -355,6 +359,13 @@ class Background:
             self._health.is_full(other.id) or (other.usage is not None and not other.usage.bytes_free)
             for other in self._keeper.others.values()
             if other.store is not None
+        )
+
+    def _is_short_of_room(self) -> bool:
+        """Whether a store would not take its shard of a large pack: then room is to be made."""
+        return self._room_is_needed() or any(
+            held.usage is not None and held.usage.bytes_free < FULL_BELOW_BYTES
+            for held in self._keeper.held.values()
         )
 
     def _is_urgent(self) -> bool:

@@ -18,7 +18,7 @@ from holdfast.recovery.keeping import RecoveryStatus
 from holdfast.stores.port import Attachment, Usage
 
 USAGE_TIMEOUT_S = 1.0
-_FULL_BELOW_BYTES = 4 << 20
+FULL_BELOW_BYTES = 4 << 20
 """With less above the reserve, a store does not take its shard of a large pack any more."""
 
 
@@ -139,7 +139,7 @@ def _store_status(held: Held, role: str, usage: Usage | None, health: StoreHealt
         state, reason = health.state(held.id).value, role
         if counts is not None and state not in ("healthy", "probation"):
             reason = health.reason(held.id) or counts.last_error
-        if state == "healthy" and usage is not None and usage.bytes_free < _FULL_BELOW_BYTES:
+        if state == "healthy" and usage is not None and usage.bytes_free < FULL_BELOW_BYTES:
             state, reason = "full", "nothing is left above the reserve"
         elif state == "healthy" and health.is_full(held.id):
             state, reason = "full", "it refused a write that needs more than is left above the reserve"

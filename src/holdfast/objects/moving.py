@@ -4,13 +4,15 @@ The order is that of every write: bytes first, then the new pack's row, then wha
 in a transaction of its own that expects its rows as they were read. Who changed meanwhile meets a
 conflict, and stays where it is; what was written for it is let go. What must hold: an object is all in the
 old place or all in the new one at every instant; a conflict of one never harms another; bytes in a new
-pack belong to somebody, or are let go once; memory is bounded by one pack, and its tables.
+pack belong to somebody, or are let go once; memory is bounded by one pack, and its tables. On full stores, a
+move that gives back more than it takes may use a share of the reserve.
 
 Copies that share bytes follow in a second step, on the word of their owner's new head row. The packs that
 were left die by the ordinary way: all of them is dead, nobody shares, nobody reads.
 """
 
 from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -24,14 +26,21 @@ from holdfast.objects.claims import Claim, UploadClaim, give_back, sizes_of
 from holdfast.objects.context import Context
 from holdfast.objects.surveying import Survey, Surveyor
 from holdfast.packs.batching import aligned
-from holdfast.packs.model import PACK_BYTES_MAX, Extent, ManifestEntry, Written
+from holdfast.packs.layout import bytes_on_stores
+from holdfast.packs.manifest import encode_manifest
+from holdfast.packs.model import PACK_BYTES_MAX, Extent, ManifestEntry, Written, pack_row
+from holdfast.packs.rows import decode_row
 from holdfast.scheme import Scheme
+from holdfast.stores.port import MOVING_SHARE
 
 PIECES_MAX = 2048
 """Pieces of one new pack: bounds its manifest, and how long a step takes."""
 
 MOVES_AT_ONCE = 64
 SMALL_READ_BYTES = 1 << 20
+
+GIVES_BACK = 1.25
+"""A move may take of the reserve if the packs that it empties take so many times as much as it does."""
 
 _HERE = PackId(b"")
 
@@ -63,6 +72,13 @@ class _Change(Struct, frozen=True):
     homes: tuple[_Home, ...]
 
 
+class _Described(NamedTuple):
+    """What the new pack's manifest says, and what the pack may take on the stores (None: anything)."""
+
+    entries: list[ManifestEntry]
+    bytes_max: int | None
+
+
 class Moving:
     """Empties packs, one step at a time."""
 
@@ -80,11 +96,13 @@ class Moving:
         alone: Container[PackId] | None = None,
         *,
         only: frozenset[str] | None = None,
+        thrifty: bool = False,
     ) -> MoveReport:
         """Move what is needed of these packs into a new pack of `scheme`; of the buckets `only`, if they are
         named. A pack of which more is needed than `worth` says stays as it is; what finds no room, or cannot
         be moved, stays for another time; and so does a pack that would be the only one, unless it is worth
-        it `alone` (None: every one is). Raises Unavailable and TooBusy, with nothing lost. One call at a
+        it `alone` (None: every one is). `thrifty` moves only what gives back more than it takes, and may use
+        a share of the stores' reserve. Raises Unavailable and TooBusy, with nothing lost. One call at a
         time."""
         await self._settle_open()
         survey = await self._surveyor.survey(list(worth))
@@ -97,11 +115,15 @@ class Moving:
             left = {extent.pack for extent in plan.places}
             if not left or (alone is not None and len(left) == 1 and not any(one in alone for one in left)):
                 return MoveReport(untouched=tuple(worth))
+            entries = await self._describe(plan)
+            described = _Described(entries, await self._allowance(plan, survey) if thrifty else None)
+            if described.bytes_max is not None and plan.taken(scheme, entries) > described.bytes_max:
+                return MoveReport(untouched=tuple(worth))
             await self._context.budget.take(plan.bytes)
             try:
                 unreadable = await self._read(plan, data)
                 if unreadable is None:
-                    return await self._carry_out(plan, data, scheme, list(worth))
+                    return await self._carry_out(plan, data, scheme, list(worth), described)
             finally:
                 self._context.budget.give(plan.bytes)
             survey.without([unreadable])
@@ -124,20 +146,34 @@ class Moving:
                 return extent.pack
         return None
 
+    async def _allowance(self, plan: "Plan", survey: Survey) -> int:
+        """What the new pack may take on the stores to give back more than that."""
+        packs = plan.emptied(survey)
+        found = await self._index.get([pack_row(pack) for pack in packs])
+        emptied = [decode_row(row.value) for row in found if row is not None]
+        return int(sum(bytes_on_stores(row.scheme, row.stored_bytes) for row in emptied) / GIVES_BACK)
+
     async def _carry_out(
         self,
         plan: "Plan",
         data: dict[Extent, Buffer],
         scheme: Scheme,
         packs: Sequence[PackId],
+        described: "_Described",
     ) -> MoveReport:
-        entries = await self._describe(plan)
+        entries, bytes_max = described
+        share = 0.0 if bytes_max is None else MOVING_SHARE
         written = await self._context.packs.write(
-            scheme, plan.payload(data), lambda _: entries, plan.object_bytes
+            scheme,
+            plan.payload(data),
+            lambda _: entries,
+            plan.object_bytes,
+            reserve_share=share,
+            bytes_max=bytes_max,
         )
         data.clear()
         try:
-            moved, done, count = await self._move_in(plan, written, scheme)
+            moved, done, count = await self._move_in(plan, written, scheme, share)
         except HoldfastError:
             written.abandon()
             raise
@@ -152,13 +188,13 @@ class Moving:
         )
 
     async def _move_in(
-        self, plan: "Plan", written: Written, scheme: Scheme
+        self, plan: "Plan", written: Written, scheme: Scheme, reserve_share: float
     ) -> tuple[dict[Extent, Extent], int, int]:
         """Commit the new pack and everybody's move; where everything lies then, and how many of how many
         changes went through."""
         new = written.extent.pack
         moved = {extent: Extent(new, place.offset, place.length) for extent, place in plan.places.items()}
-        tables, tables_at = await self._write_tables(plan, moved, scheme)
+        tables, tables_at = await self._write_tables(plan, moved, scheme, reserve_share)
         try:
             changes = [_upload_change(claim, moved, new.hex()) for claim in plan.uploads]
             for number, claim in enumerate(plan.owners):
@@ -185,7 +221,7 @@ class Moving:
         return entries
 
     async def _write_tables(
-        self, plan: "Plan", moved: Mapping[Extent, Extent], scheme: Scheme
+        self, plan: "Plan", moved: Mapping[Extent, Extent], scheme: Scheme, reserve_share: float
     ) -> tuple[Written | None, dict[VersionId, Extent]]:
         """The tables that name what moved, anew, in a pack of their own."""
         claims = [claim for claim in plan.owners if claim.table is not None]
@@ -200,7 +236,7 @@ class Moving:
         def describe(_: Extent) -> Sequence[ManifestEntry]:
             return [claim.table_entry(moved, at) for claim, at in zip(claims, places, strict=True)]
 
-        written = await self._context.packs.write(scheme, payload, describe)
+        written = await self._context.packs.write(scheme, payload, describe, reserve_share=reserve_share)
         pack = written.extent.pack
         return written, {
             claim.record.version: Extent(pack, at.offset, at.length)
@@ -298,6 +334,15 @@ class Plan:
     def bytes(self) -> int:
         """What it takes in memory."""
         return min(self._end + self._tables, PACK_BYTES_MAX)
+
+    def taken(self, scheme: Scheme, entries: Sequence[ManifestEntry]) -> int:
+        """What it takes on the stores."""
+        return bytes_on_stores(scheme, self._end + self._tables + len(encode_manifest(entries)))
+
+    def emptied(self, survey: Survey) -> set[PackId]:
+        """The packs of which nothing is needed any more, once all of this has moved."""
+        stay = {extent.pack for extent in survey.extents() if extent not in self.places}
+        return {extent.pack for extent in self.places} - stay
 
     @property
     def object_bytes(self) -> int:

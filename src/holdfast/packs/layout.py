@@ -112,3 +112,9 @@ def real_shards(scheme: Scheme, stored_bytes: int) -> list[int]:
     """The shards of a pack of so many stored bytes that are written at all."""
     layout = Layout(scheme.k, stored_bytes)
     return [shard for shard in range(scheme.n) if not layout.is_virtual(shard)]
+
+
+def bytes_on_stores(scheme: Scheme, stored_bytes: int) -> int:
+    """What a pack of so many stored bytes takes on all its stores together, but for the heads of shards."""
+    layout = Layout(scheme.k, stored_bytes)
+    return (layout.real_data_shards + scheme.m) * layout.shard_bytes

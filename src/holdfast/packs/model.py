@@ -185,9 +185,13 @@ class PackStorage(Protocol):
         data: Sequence[Buffer],
         describe: Callable[[Extent], Sequence[ManifestEntry]],
         object_bytes: int | None = None,
+        *,
+        reserve_share: float = 0.0,
+        bytes_max: int | None = None,
     ) -> Written:
         """Write a pack of its own; at most PACK_BYTES_MAX bytes, of which `object_bytes` (else all) are
-        not filling. A list is emptied as soon as its buffers are encoded. Raises Unavailable."""
+        not filling. A list is emptied as soon as its buffers are encoded. It may take `reserve_share` of
+        the stores' reserve, and no more than `bytes_max` on all stores together. Raises Unavailable."""
         ...
 
     def read(self, extents: Sequence[Extent], offset: int, length: int) -> AsyncIterator[Buffer]:

@@ -93,6 +93,9 @@ class Packs:
         data: Sequence[Buffer],
         describe: Callable[[Extent], Sequence[ManifestEntry]],
         object_bytes: int | None = None,
+        *,
+        reserve_share: float = 0.0,
+        bytes_max: int | None = None,
     ) -> Written:
         """See `PackStorage.write`."""
         length = sum(map(len, data))
@@ -100,7 +103,14 @@ class Packs:
         # The manifest names offsets, not the pack: its id is chosen with every try.
         entries = describe(Extent(PackId(b""), 0, length))
         size = length if object_bytes is None else object_bytes
-        landed = await self.writer.write(scheme, data, self._manifest(entries), size)
+        landed = await self.writer.write(
+            scheme,
+            data,
+            self._manifest(entries),
+            size,
+            reserve_share=reserve_share,
+            bytes_max=bytes_max,
+        )
         self.settler.landed(landed, known=False)
         return Written(
             Extent(landed.pack, 0, length),

@@ -22,7 +22,7 @@ from holdfast.health import StoreHealth, StoreState
 from holdfast.packs import codec
 from holdfast.packs.errors import BelowFloor
 from holdfast.packs.format import ShardHeader, binding, block_checksums, encode_head
-from holdfast.packs.layout import BLOCK_BYTES, Layout, choose_scheme, real_shards
+from holdfast.packs.layout import BLOCK_BYTES, Layout, bytes_on_stores, choose_scheme, real_shards
 from holdfast.packs.model import DebtReason, DebtRow, PackRow, Place, Receipt
 from holdfast.packs.quorum import Attempt, Verdict, WriteRound
 from holdfast.scheme import Scheme
@@ -126,10 +126,11 @@ class Writer:
         object_bytes: int,
         *,
         reserve_share: float = 0.0,
+        bytes_max: int | None = None,
     ) -> Landed:
         """Write a pack with this payload, of which `object_bytes` are not filling. A list is emptied, so
         that its buffers go as soon as they are encoded. `reserve_share` is what it may take of the stores'
-        reserve.
+        reserve. A scheme in which it would take more than `bytes_max` on all of them together is not chosen.
 
         Raises BelowFloor, with nothing to be seen of it.
         """
@@ -145,7 +146,7 @@ class Writer:
         for _ in range(ROUNDS_MAX):
             candidates = self.candidates(exclude, promised.m + 1, when_full=reserve_share > 0)
             chosen = choose_scheme(promised, stored, len(candidates))
-            if chosen is None:
+            if chosen is None or (bytes_max is not None and bytes_on_stores(chosen, stored) > bytes_max):
                 break
             if encoded is None or chosen != scheme:
                 scheme = chosen
