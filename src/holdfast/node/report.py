@@ -60,7 +60,7 @@ def _other_status(other: Remote, health: StoreHealth) -> StoreStatus:
         reason = "being emptied" if row.draining else ""
         if counts is not None and state not in ("healthy", "probation"):
             reason = health.reason(other.id) or counts.last_error
-        elif usage is not None and usage.bytes_free < _FULL_BELOW_BYTES:
+        elif usage is not None and usage.bytes_free < FULL_BELOW_BYTES:
             state, reason = "full", "nothing is left above the reserve"
     elif state == Attachment.READY.value:
         state = "missing"
