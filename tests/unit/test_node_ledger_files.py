@@ -18,6 +18,7 @@ from holdfast.health.ledger_records import (
 )
 from holdfast.health.ledger_uptime import DAY_S, Uptime, uptime
 from holdfast.node.ledger_files import HOURS_DAYS, MINUTES_DAYS, LedgerFiles
+from tests.unit.test_kit_unsynced import All, done
 
 DAY = 20_718
 NOW_MS = (DAY * DAY_MINUTES + 600) * MINUTE_MS
@@ -154,3 +155,16 @@ def test_the_last_beat_is_found_whatever_was_torn(files: LedgerFiles) -> None:
     assert files.last_beat() == Beat(NOW_MS + 3, False, bytes(16), 3)
     os.truncate(path, 10)
     assert files.last_beat() is None
+
+
+def test_what_was_appended_survives_a_power_cut_right_after_the_first_start(tmp_path: Path) -> None:
+    program = """
+from tests.unit.test_node_ledger_files import DAY, LedgerFiles, minutes
+files = LedgerFiles(root)
+files.prepare()
+files.append(minutes(DAY))
+"""
+    _, left = done(tmp_path, program, All())
+    assert {"ledger", "ledger/minutes-20260922"} <= set(left)
+    files = LedgerFiles(tmp_path / "root")
+    assert len(files.load(NOW_MS - DAY_S * 1000, NOW_MS).history.minutes) == 30

@@ -69,8 +69,9 @@ class LedgerFiles:
         self._minutes_bytes_max = minutes_bytes_max
 
     def prepare(self) -> None:
-        """Make the folder. Raises OSError."""
+        """Make the folder, and its name durable, as what is in it will be. Raises OSError."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(self.folder.parent)
         for left in self.folder.glob(".*.new"):
             left.unlink(missing_ok=True)
 
@@ -96,7 +97,7 @@ class LedgerFiles:
             finally:
                 os.close(descriptor)
             if not size:
-                self._sync_folder()
+                _sync_folder(self.folder)
 
     def beat(self, beat: Beat, *, sync: bool) -> None:
         """Leave a sign of life. Raises OSError."""
@@ -255,14 +256,7 @@ class LedgerFiles:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(self.folder)
 
     def _read(self, path: Path, unreadable: list[str]) -> tuple[list[Record], int]:
         try:
@@ -286,6 +280,14 @@ class LedgerFiles:
 
     def _year_files(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("days-????") if path.name[5:].isdigit())
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _date(day: int) -> datetime:
