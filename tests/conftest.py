@@ -1,8 +1,9 @@
 """Runs `async def` tests: on a real loop, or, marked `virtual`, on a loop whose clock is virtual.
 
-And what makes runs alike, however busy the machine is: examples of Hypothesis are the same each time (other
-ones with HOLDFAST_THOROUGH) and may take as long as they do, and a run for which the disk has too little room
-says so before it begins, instead of failing wherever it is when the disk is full.
+And what makes runs alike, however busy the machine is: examples of Hypothesis are the same each time (others
+with HOLDFAST_THOROUGH) and may take as long as they do; a run for which the disk has too little room says so
+before it begins, instead of failing wherever it is when the disk is full; and tests that passed leave no
+large files behind (to remove their folders, too, would take longer than it is worth).
 """
 
 import asyncio
@@ -10,6 +11,9 @@ import inspect
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +34,10 @@ ROOM_BYTES = 4 << 30
 """For tests with real nodes: what these keep free of their disks, and what tests write at the same time."""
 
 
+LEFT_BYTES = 64 << 10
+FAILED = pytest.StashKey[bool]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or all(arg.startswith(WITHOUT_NODES) for arg in config.args):
         return
@@ -41,6 +49,29 @@ def pytest_configure(config: pytest.Config) -> None:
             "make room, or set TMPDIR to a folder that has it.",
             returncode=pytest.ExitCode.USAGE_ERROR,
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    yield
+    home = getattr(item, "funcargs", {}).get("tmp_path")
+    if home is None or item.stash.get(FAILED, False):
+        return
+    for folder, _, names in os.walk(home):
+        for name in names:
+            with suppress(OSError):
+                if (path := Path(folder, name)).lstat().st_blocks * 512 > LEFT_BYTES:
+                    path.unlink()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -515,11 +515,14 @@ async def test_a_copy_that_has_lost_a_row_gives_no_checkpoint(tmp_path: Path) ->
         with pytest.raises(CopyFailed, match="50 rows should be there and 49 are"):
             await index.checkpoint()
         await until(lambda: not any(tmp_path.glob("disk*/index/checkpoint-*")), index)
-        # The other one is as bad, and is asked next unless the first was made anew meanwhile.
-        with suppress(CopyFailed):
-            await index.checkpoint()
-        await until(lambda: copies(index).count("ready") == 2, index)
-        await index.checkpoint()
+        # The other one is as bad, and is found out when it is asked. Meanwhile there may be none to ask.
+        async with asyncio.timeout(120):
+            made = False
+            while not made:
+                with suppress(CopyFailed, Unavailable):
+                    await index.checkpoint()
+                    made = True
+                await SystemClock().sleep(0.02)
         await holds(index, rows)
     lose_copies(tmp_path)
     async with opened(tmp_path) as index:
