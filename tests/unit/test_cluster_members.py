@@ -16,10 +16,10 @@ from holdfast.cluster.members import (
     Members,
     Sight,
 )
-from holdfast.cluster.presence import Pledge, Presence
-from holdfast.cluster.rows import FORMAT, BeatRow, NodeRow, beat_row, decode, fence_row, node_row
+from holdfast.cluster.presence import Presence
+from holdfast.cluster.rows import FORMAT, BeatRow, NodeRow, beat_row, decode, node_row
 from holdfast.index.memory import MemoryIndex
-from holdfast.index.port import Committed, Expect, Outcome, Row, Transaction, Unknown
+from holdfast.index.port import Outcome, Row, Transaction, Unknown
 from tests.kit.virtual import VirtualClock
 
 pytestmark = pytest.mark.virtual
@@ -74,7 +74,7 @@ class Node:
             self.index,  # type: ignore[arg-type]
             clock,
             describe=self.row,
-            pledge=lambda: Pledge(0, 0),
+            reading=lambda: 0,
             on_change=self.changes.append,
             on_fenced=self.fenced.append,
         )
@@ -164,29 +164,22 @@ async def test_two_machines_of_one_name_do_not_both_start() -> None:
 
 async def test_a_node_that_was_removed_stops_and_says_why() -> None:
     index, clock, one, two_ = await two()
-    gone = Transaction((), (), (node_row("n2"), beat_row("n2"), fence_row("n2")))
+    gone = Transaction((), (), (node_row("n2"), beat_row("n2")))
     await index.commit([gone])
     await clock.sleep(2)
     assert one.sight("n2") is None
     assert "was removed" in str(two_.fenced[0])
     assert not two_.presence.is_ready
-    with pytest.raises(Fenced):
-        assert two_.presence.fence
     (beat,) = await index.get([beat_row("n2")])
     assert beat is None
     for node in (one, two_):
         await node.presence.close()
 
 
-async def test_a_process_that_starts_fences_the_one_before_it() -> None:
+async def test_a_process_that_starts_ends_the_one_before_it() -> None:
     index, clock, one, two_ = await two()
-    old = two_.presence.fence
     again = Node("n2", index, clock, uuid=two_.uuid)
     await again.presence.register()
-    (outcome,) = await index.commit([Transaction((old,), ((b"pack/1", b""),))])
-    assert not isinstance(outcome, Committed)
-    (outcome,) = await index.commit([Transaction((again.presence.fence,), ((b"pack/1", b""),))])
-    assert isinstance(outcome, Committed)
     await clock.sleep(2)
     assert "Another process" in str(two_.fenced[0])
     for node in (one, two_, again):
@@ -238,9 +231,7 @@ async def test_answers_that_are_lost_neither_stop_a_node_nor_its_news() -> None:
     late = Node("n3", index, clock)
     late.index.silent = 1
     await late.start()
-    (row,) = await index.get([fence_row("n3")])
-    assert row is not None
-    assert late.presence.fence == Expect(fence_row("n3"), row.revision)
+    assert late.presence.is_ready or late.presence.members["n3"].is_alive
     for node in (one, two_, late):
         await node.presence.close()
 

@@ -15,6 +15,7 @@ from holdfast.cluster.rows import (
     beat_row,
     decode,
     encode,
+    fence_row,
     name_of,
     node_row,
     rows_of,
@@ -38,10 +39,10 @@ NODE = NodeRow(
     (STORE,),
     5,
 )
-BEAT = BeatRow(FORMAT, "cd" * 8, 7, 40, 38, True)
+BEAT = BeatRow(FORMAT, "cd" * 8, 7, 40, True)
 
 
-@pytest.mark.parametrize("row", [NODE, BEAT, FenceRow(FORMAT, "", "n2"), ClusterRow(FORMAT, "c", b"x", 1)])
+@pytest.mark.parametrize("row", [NODE, BEAT, FenceRow(FORMAT, "cd" * 8), ClusterRow(FORMAT, "c", b"x", 1)])
 def test_what_is_written_is_read(row: NodeRow | BeatRow | FenceRow | ClusterRow) -> None:
     assert decode(type(row), encode(row)) == row
 
@@ -66,4 +67,4 @@ def test_fields_that_a_later_version_adds_at_the_end_are_passed_over() -> None:
 def test_a_scan_becomes_rows_by_node() -> None:
     found = [Row(node_row("n1"), encode(NODE), 12)]
     assert rows_of(found, NodeRow) == {"n1": (NODE, 12)}
-    assert name_of(beat_row("n-2")) == "n-2"
+    assert name_of(beat_row("n-2")) == name_of(fence_row("n-2", "0a")) == "n-2"

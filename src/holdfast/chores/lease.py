@@ -50,6 +50,11 @@ class ChoreLease:
             raise Fenced(f"The lease {self._name} is not held here.")
         return (Expect(lease_row(self._name), self._lease.token),)
 
+    @property
+    def token(self) -> int:
+        """That of the lease that was granted last; 0 while it is not ours."""
+        return 0 if self._lease is None else self._lease.token
+
     async def let_go(self) -> None:
         """Somebody else may have it at once."""
         lease, self._lease = self._lease, None

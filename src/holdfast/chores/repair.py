@@ -90,6 +90,24 @@ class Repair:
         self._anew = asyncio.Semaphore(ANEW_WIDTH)
         self.repaired = 0
         self.bytes_written = 0
+        self.tenure = 0
+        """Grows when the lease comes back from another node: what was reported before is not known any
+        more."""
+
+    def took_over(self) -> None:
+        """See `holdfast.chores.sharing`."""
+        self.tenure += 1
+
+    def handed_over(self) -> None:
+        """Whoever has the lease now finds all of it, and nobody here has to wait for it."""
+        self._new = HealQueue(self._reports_max)
+        self._put_off.clear()
+        self._unproven.clear()
+
+    def has(self, pack: PackId) -> bool:
+        """Whether a pack is not proven whole yet."""
+        there = pack in self._at_work or pack in self._unproven or pack in self._put_off
+        return there or self._new.find(pack) is not None
 
     @property
     def waiting(self) -> int:

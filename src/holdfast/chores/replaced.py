@@ -66,6 +66,10 @@ class FindReplaced:
         """What is to be written again, by the last walk."""
         return sum(owed.bytes for owed in self.owed.values())
 
+    def took_over(self) -> None:
+        """Another node may have written shards again: walk anew, for this one's repairs."""
+        self._absence = self._settled = None
+
     def progress(self) -> Progress:
         """Rows of the walk under way."""
         packs = sum(owed.packs for owed in self.owed.values())

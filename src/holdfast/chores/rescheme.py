@@ -17,6 +17,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId
 from holdfast.chores.chore import Chore, HasProgress, Progress
+from holdfast.chores.sharing import TakesOver
 from holdfast.index.port import Expect, Index, Row, Transaction, prefix_end
 from holdfast.objects.rescheming import Decision
 from holdfast.packs.model import DebtRow, debt_row
@@ -82,6 +83,10 @@ class Rescheme:
         """Whether others must not mix packs now: not while it rests because of packs that failed. What they
         make meanwhile the next walk sees, and only a walk without failures takes marks away."""
         return self.active and (self._walking or self._clock.monotonic() >= self._again)
+
+    def took_over(self) -> None:
+        """Another node may have walked meanwhile: begin with the marks that there are."""
+        self.active, self._walking, self._page = True, False, []
 
     def progress(self) -> Progress:
         """Of the walk that is under way."""
@@ -174,6 +179,11 @@ class Waiting:
     def interval_s(self) -> float:
         """As the chore's, which may change."""
         return self._chore.interval_s
+
+    def took_over(self) -> None:
+        """As the chore's."""
+        if isinstance(self._chore, TakesOver):
+            self._chore.took_over()
 
     def progress(self) -> Progress:
         """As the chore's."""

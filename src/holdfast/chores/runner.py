@@ -7,6 +7,7 @@ a row of the index; and a chore whose lease another node holds does nothing here
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
@@ -17,11 +18,15 @@ from holdfast.chores.chore import Chore, ChoreState, ChoreStatus, HasProgress, H
 from holdfast.chores.giving_way import GivingWay, Tally
 from holdfast.chores.lease import ChoreLease
 from holdfast.chores.rate import Rate
+from holdfast.chores.sharing import HandsOver, TakesOver, lease_of
 from holdfast.chores.throttle import Throttle
 from holdfast.index.port import Committed, Expect, Index, Transaction
 
 RETRY_S = 1.0
 """Between two tries to take a lease, or to learn from the index which chores are paused."""
+
+SETTINGS_S = 10.0
+"""Between two looks at what was said of chores at other nodes."""
 
 _SETTINGS = b"chore/"
 _FORMAT = 1
@@ -43,8 +48,8 @@ _decoder = msgspec.msgpack.Decoder(_Setting)
 
 class ChoreRunner:
     """Runs chores until it is closed. Without an index there are no leases, and pauses end with the process.
-    Chores that take a clock should be given `giving_way`. `lease_of` says under which name the lease of a
-    chore goes: another one on each node for what every node does for itself."""
+    `shared` says that other nodes use the same index (`holdfast.chores.sharing`). Chores that take a clock
+    should be given `giving_way`."""
 
     def __init__(
         self,
@@ -54,20 +59,22 @@ class ChoreRunner:
         *,
         index: Index | None = None,
         holder: str = "",
+        shared: bool = False,
         giving_way: GivingWay | None = None,
-        lease_of: Callable[[str], str] = str,
     ) -> None:
         assert len({chore.name for chore in chores}) == len(chores), "names are used twice"
         self._clock = clock
         self._observer = observer
         self._index = index
         self._giving_way = giving_way or GivingWay(clock, Throttle(clock.monotonic()), lambda: 0)
-        self._slots = {
-            chore.name: _Slot(
-                chore, ChoreLease(lease_of(chore.name), holder, index, clock) if index else None
-            )
-            for chore in chores
-        }
+        self._shared = shared
+        names = {chore.name: lease_of(chore.name, shared=shared) for chore in chores}
+        self._leases: dict[str | None, ChoreLease] = {}
+        if index is not None:
+            for name in names.values():
+                if name is not None and name not in self._leases:
+                    self._leases[name] = ChoreLease(name, holder, index, clock)
+        self._slots = {chore.name: _Slot(chore, self._leases.get(names[chore.name])) for chore in chores}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
@@ -86,11 +93,14 @@ class ChoreRunner:
     async def holds(self, name: str) -> bool:
         """Whether a chore is ours; it is taken if it is free. Raises the index's errors."""
         slot = self._slots.get(name)
-        return slot is not None and (slot.lease is None or await slot.lease.hold())
+        if slot is None or (slot.lease is not None and not await slot.lease.hold()):
+            return False
+        slot.here()
+        return True
 
     async def let_go(self) -> None:
         """Once it is closed: others may have all chores at once. Raises the index's errors."""
-        await asyncio.gather(*[slot.lease.let_go() for slot in self._slots.values() if slot.lease])
+        await asyncio.gather(*[lease.let_go() for lease in self._leases.values()])
 
     def stop(self, names: Iterable[str], why: str) -> None:
         """End some chores for as long as this process lives, in the middle of a unit, too; no `resume` lets
@@ -120,6 +130,13 @@ class ChoreRunner:
         """There may be something to do for a chore: look now, not when its interval is over."""
         self._slots[name].woken.set()
 
+    def is_here(self, name: str) -> bool:
+        """Whether a chore is done here, as far as is known."""
+        if name not in self._slots:
+            return False
+        lease = self._slots[name].lease
+        return lease is None or lease.token > 0
+
     def fence(self, name: str) -> tuple[Expect, ...]:
         """Expectations that only hold while the lease of a chore is ours. Raises Fenced when it is not."""
         lease = self._slots[name].lease
@@ -141,7 +158,7 @@ class ChoreRunner:
     async def _run(self, slot: "_Slot") -> None:
         await self._learn_settings(slot)
         while True:
-            await slot.may_run.wait()
+            await self._wait_until_it_may(slot)
             slot.woken.clear()
             worked = await self._unit(slot)
             if worked:
@@ -157,8 +174,9 @@ class ChoreRunner:
         """One unit, and the rest that it takes to make up for it. Whether there was anything to do."""
         try:
             if slot.lease is not None and not await slot.lease.hold():
-                slot.become(ChoreState.ELSEWHERE, "another node holds its lease")
+                slot.elsewhere()
                 return False
+            slot.here()
             urgent = slot.urgency is not None and slot.urgency.is_urgent
             with self._giving_way.work(slot.tally, urgent=urgent):
                 slot.step_began()
@@ -173,6 +191,18 @@ class ChoreRunner:
             self._observer(slot.chore.name, ours)
             return False
 
+    async def _wait_until_it_may(self, slot: "_Slot") -> None:
+        """Where other nodes share the index, what was said at one of them counts here, too, soon."""
+        while self._shared:
+            if self._clock.monotonic() - slot.asked_at >= SETTINGS_S:
+                await self._learn_settings(slot)
+            if slot.may_run.is_set():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTINGS_S):
+                    await slot.may_run.wait()
+        await slot.may_run.wait()
+
     async def _learn_settings(self, slot: "_Slot") -> None:
         """Whether it was paused before this process began. Nothing is done before that is known."""
         while self._index is not None:
@@ -183,8 +213,10 @@ class ChoreRunner:
                 slot.failed(error, self._clock.monotonic())
                 await self._clock.sleep(RETRY_S)
                 continue
-            if row is not None:
-                slot.set_paused(_decoder.decode(row.value).paused)
+            slot.asked_at = self._clock.monotonic()
+            paused = row is not None and _decoder.decode(row.value).paused
+            if paused is slot.may_run.is_set():
+                slot.set_paused(paused)
             return
 
 
@@ -202,6 +234,8 @@ class _Slot:
         self.may_run.set()
         self.woken = asyncio.Event()
         self.stopped = ""
+        self.asked_at = 0.0
+        self._token = 0
         self._state = ChoreState.IDLE
         self._why = ""
         self._rate = Rate()
@@ -222,6 +256,20 @@ class _Slot:
         else:
             self.may_run.set()
             self.woken.set()
+
+    def here(self) -> None:
+        """The lease is ours."""
+        if self.lease is not None and self.lease.token != self._token:
+            self._token = self.lease.token
+            if isinstance(self.chore, TakesOver):
+                self.chore.took_over()
+
+    def elsewhere(self) -> None:
+        """The lease is somebody else's."""
+        if self._state is not ChoreState.ELSEWHERE and isinstance(self.chore, HandsOver):
+            self.chore.handed_over()
+        self._token = 0
+        self.become(ChoreState.ELSEWHERE, "another node holds its lease")
 
     def become(self, state: ChoreState, why: str = "") -> None:
         self._state, self._why = state, why

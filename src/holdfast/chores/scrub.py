@@ -117,6 +117,12 @@ class Scrub:
             return None
         return max(0.0, self._clock.wall() - self._oldest_at)
 
+    def took_over(self) -> None:
+        """Another node may have read on: what it wrote down counts."""
+        if self._loaded:
+            self._loaded, self._unsaved = False, False
+            self._times, self._at, self._rows = {}, None, []
+
     def progress(self) -> Progress:
         """What was read since the start; the total is what is overdue."""
         total = None

@@ -9,15 +9,21 @@ dead in the index, where `Sweep` finds it. What must hold:
   its grave has to outlive the removal: it stays for as long as this process lives (`is_awaited`), and
   with the process every writer ends that could still come with a row. A stray of a pack that is alive is
   thrown away together with a touch of the pack's row, at the revision at which it was not named.
+- where other nodes use the same index, both rest on fences (`holdfast.cluster`): a stray is left alone as
+  long as there is a fence that was there when it was first seen, and a grave as long as there is one that is
+  older. So whoever could still make the shard somebody's, after whatever pause, has lost the fence that this
+  takes.
 - the day of waiting is for the sake of writers under way, so that none is turned away for being slow;
   and it is longer than a late put is waited for (`packs.settling`), which enters shards by its own memory.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId, parse_shard_name
+from holdfast.cluster.others import NOBODY, Others
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction
 from holdfast.packs.disposal import further_burial, shards_buried, shards_of
 from holdfast.packs.model import buried_row, pack_row, trash_row
@@ -36,21 +42,31 @@ TIMEOUT_S = 10.0
 assert STRAY_AGE_S > 2 * GIVE_UP_S
 
 
+class _Sighting(NamedTuple):
+    """When a stray was first seen, and which fences were there."""
+
+    at: float
+    mark: int
+
+
 class FindStrays:
     """Declares strays dead."""
 
     name = "strays"
     interval_s = 10.0
 
-    def __init__(self, stores: Mapping[StoreId, Store], index: Index, clock: Clock) -> None:
+    def __init__(
+        self, stores: Mapping[StoreId, Store], index: Index, clock: Clock, others: Others = NOBODY
+    ) -> None:
+        self._others = others
         self._stores = stores
         self._index = index
         self._clock = clock
         self._left: list[StoreId] = []
         self._after = ""
         self._next_walk = clock.monotonic()
-        self._since: dict[tuple[StoreId, str], float] = {}
-        self._seen: dict[tuple[StoreId, str], float] = {}
+        self._since: dict[tuple[StoreId, str], _Sighting] = {}
+        self._seen: dict[tuple[StoreId, str], _Sighting] = {}
         self._buried: set[PackId] = set()
         self.found = 0
 
@@ -89,6 +105,8 @@ class FindStrays:
             if (parts := parse_shard_name(name)) is not None:
                 by_pack.setdefault(parts[0], []).append(name)
         packs = list(by_pack)
+        if packs:
+            await self._others.look()
         rows = await self._index.get([pack_row(pack) for pack in packs])
         graves = await self._index.get([buried_row(pack) for pack in packs])
         for pack, row, grave in zip(packs, rows, graves, strict=True):
@@ -102,10 +120,10 @@ class FindStrays:
                 await self._dispose(pack, row, grave, old)
 
     def _is_old(self, stray: tuple[StoreId, str], now: float) -> bool:
-        since = self._since.get(stray, now)
+        first = self._since.get(stray) or _Sighting(now, self._others.mark)
         if len(self._seen) < STRAYS_MAX:
-            self._seen[stray] = since
-        return now - since >= STRAY_AGE_S
+            self._seen[stray] = first
+        return now - first.at >= STRAY_AGE_S and not self._others.may_come_back(first.mark)
 
     async def _dispose(
         self, pack: PackId, row: Row | None, grave: Row | None, strays: list[tuple[StoreId, str]]

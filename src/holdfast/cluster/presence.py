@@ -9,7 +9,6 @@ read anew before it is built on.
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, HoldfastError, Unavailable
@@ -19,13 +18,11 @@ from holdfast.cluster.rows import (
     FORMAT,
     NODES,
     BeatRow,
-    FenceRow,
     NodeRow,
     all_of,
     beat_row,
     decode,
     encode,
-    fence_row,
     node_row,
     rows_of,
 )
@@ -35,17 +32,11 @@ TRIES = 5
 NODES_MAX = 1000
 
 
-class Pledge(NamedTuple):
-    """What a beat says of this node's work; see `BeatRow`."""
-
-    reading: int
-    settled: int
-
-
 class Presence:
-    """This node as others see it, and others as it sees them. `describe` makes the row of now, `pledge` what
-    the next beat says; both are asked before a beat is sent, not after. `on_change` is told of each change of
-    a member, `on_fenced` once, when this process is no longer the node."""
+    """This node as others see it, and others as it sees them. `describe` makes the row of now, `reading` is
+    what the next beat says of reads (see `BeatRow`); both are asked before a beat is sent, not after.
+    `on_change` is told of each change of a member, `on_fenced` once, when this process is no longer the
+    node."""
 
     def __init__(
         self,
@@ -56,7 +47,7 @@ class Presence:
         clock: Clock,
         *,
         describe: Callable[[], NodeRow],
-        pledge: Callable[[], Pledge],
+        reading: Callable[[], int],
         on_change: Callable[[Changed], None],
         on_fenced: Callable[[Fenced], None],
     ) -> None:
@@ -66,13 +57,12 @@ class Presence:
         self._index = index
         self._clock = clock
         self._describe = describe
-        self._pledge = pledge
+        self._reading = reading
         self._on_change = on_change
         self._on_fenced = on_fenced
         self._members = Members()
         self._row: NodeRow | None = None
         self._revision = ABSENT
-        self._fence = ABSENT
         self._begun: float | None = None
         self._count = 0
         self._due = asyncio.Event()
@@ -83,13 +73,6 @@ class Presence:
     def members(self) -> Mapping[str, Member]:
         """All nodes, this one included, as of the last look."""
         return self._members.all
-
-    @property
-    def fence(self) -> Expect:
-        """What every transaction expects that makes a pack. Raises Fenced once this is no longer the node."""
-        if self._fenced is not None:
-            raise self._fenced
-        return Expect(fence_row(self.name), self._fence)
 
     @property
     def is_ready(self) -> bool:
@@ -115,29 +98,22 @@ class Presence:
         return found
 
     async def register(self) -> None:
-        """Be a member from now on, and the only process of this node: whatever an earlier one has under way
-        can't land any more. Raises Fenced, Unavailable."""
-        keys = [node_row(self.name), fence_row(self.name)]
+        """Be a member from now on, and the only process of this node. What an earlier one has under way ends
+        with its fences (`cluster.fences`). Raises Fenced, Unavailable."""
+        key = node_row(self.name)
         for _ in range(TRIES):
-            rows = await self._index.get(keys)
-            found = self._judge(rows[0])
-            if found is not None and found.boot == self.boot and rows[1] is not None:
+            (there,) = await self._index.get([key])
+            found = self._judge(there)
+            if found is not None and found.boot == self.boot:
                 # An outcome that was not known, and is.
-                self._row, self._revision, self._fence = found, _revision(rows[0]), rows[1].revision
+                self._row, self._revision = found, _revision(there)
                 break
             row, began = self._describe(), self._clock.aging()
-            fence = FenceRow(FORMAT, self.boot, self.name)
-            beat = self._beat()
-            puts = (
-                (keys[0], encode(row)),
-                (keys[1], encode(fence)),
-                (beat_row(self.name), encode(beat)),
-            )
-            expects = tuple(Expect(key, _revision(there)) for key, there in zip(keys, rows, strict=True))
-            (outcome,) = await self._index.commit([Transaction(expects, puts)])
+            puts = ((key, encode(row)), (beat_row(self.name), encode(self._beat())))
+            (outcome,) = await self._index.commit([Transaction((Expect(key, _revision(there)),), puts)])
             if isinstance(outcome, Committed):
                 self._row, self._begun = row, began
-                self._revision = self._fence = outcome.revision
+                self._revision = outcome.revision
                 break
         else:
             raise Unavailable(
@@ -168,8 +144,7 @@ class Presence:
 
     def _beat(self) -> BeatRow:
         self._count += 1
-        said = self._pledge()
-        return BeatRow(FORMAT, self.boot, self._count, said.reading, said.settled, self.is_ready)
+        return BeatRow(FORMAT, self.boot, self._count, self._reading(), self.is_ready)
 
     async def _beat_on(self) -> None:
         due = self._clock.monotonic()

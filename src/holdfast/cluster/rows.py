@@ -37,9 +37,14 @@ def beat_row(name: str) -> bytes:
     return BEATS + name.encode()
 
 
-def fence_row(name: str) -> bytes:
-    """The key of a node's fence: its revision is what transactions that make packs expect."""
-    return FENCES + name.encode()
+def fences_of(name: str) -> bytes:
+    """What the keys of all fences of a node begin with."""
+    return FENCES + name.encode() + b"/"
+
+
+def fence_row(name: str, number: str) -> bytes:
+    """The key of one of a node's fences: its revision is what transactions that make packs expect."""
+    return fences_of(name) + number.encode()
 
 
 class ClusterRow(Struct, frozen=True, array_like=True):
@@ -99,24 +104,21 @@ class BeatRow(Struct, frozen=True, array_like=True):
     """`beat/<name>`: a node is at work. `count` grows with each beat of a boot, so that no two are alike.
 
     `reading` is the oldest index revision at which a read that is still under way looked up its extents; with
-    none under way, the revision known when the beat began. `settled`: nothing of this node that a revision
-    up to this one might contradict is under way or in doubt (docs/cluster.md, "Fences and graves")."""
+    none under way, the revision known when the beat began."""
 
     format: int
     boot: str
     count: int
     reading: int
-    settled: int
     ready: bool
 
 
 class FenceRow(Struct, frozen=True, array_like=True):
-    """`fence/<name>`: written anew by whoever wants nothing older of that node to land. `boot` is the process
-    that may make packs, empty after somebody else has fenced the node; `by` is the node that wrote it."""
+    """`fence/<name>/<number>`: as long as it is there, process `boot` of the node may make packs under it.
+    Never changed; taken away by that process when it needs it no more, and by whoever fences the node."""
 
     format: int
     boot: str
-    by: str
 
 
 T = TypeVar("T", ClusterRow, NodeRow, BeatRow, FenceRow)
@@ -153,7 +155,7 @@ def decode(kind: type[T], value: bytes) -> T:
 
 def name_of(key: bytes) -> str:
     """The node that a key of `node/`, `beat/` or `fence/` belongs to."""
-    return key.split(b"/", 1)[1].decode()
+    return key.split(b"/")[1].decode()
 
 
 def rows_of(found: Sequence[object], kind: type[T]) -> dict[str, tuple[T, int]]:

@@ -67,6 +67,8 @@ class Received(Struct, frozen=True):
     sums: Sums
     receipt: Receipt
     transactions: tuple[Transaction, ...]
+    written: tuple[Written, ...]
+    """Held until it is decided: who holds a pack may still make it."""
 
 
 Complete = Callable[[tuple[Extent, ...], Sums], bytes]
@@ -166,6 +168,7 @@ class Receiver:
             sums,
             weakest([one.receipt for one in written]),
             tuple(transaction for one in written for transaction in one.transactions),
+            tuple(written),
         )
 
     async def _stream(self, body: Body, run: "_Run", digests: RunningDigests) -> None:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId, shard_name
+from holdfast.cluster.others import NOBODY, Others
 from holdfast.index.port import ABSENT, Expect, Index, Row, Transaction, prefix_end
 from holdfast.packs.model import PackRow, buried_row, pack_row
 from holdfast.stores.port import Store
@@ -65,7 +66,8 @@ class Disposal:
     """Carries the to-do lists out. `is_gone` says of a store that it will never be back: what was to be
     removed there is removed with it. `is_awaited` says of a buried pack that a writer may still come with
     its row: the grave stays, empty, so that it is turned away. `is_covered` says of a revision that the
-    journal has it: what recovery does not know to be dead is not removed yet."""
+    journal has it: what recovery does not know to be dead is not removed yet. A grave waits for the readers
+    and writers of `others`, too, who use the same index."""
 
     def __init__(
         self,
@@ -74,7 +76,9 @@ class Disposal:
         is_gone: Callable[[StoreId], bool] = lambda store: False,
         is_awaited: Callable[[PackId], bool] = lambda pack: False,
         is_covered: Callable[[int], bool] = lambda revision: True,
+        others: Others = NOBODY,
     ) -> None:
+        self._others = others
         self._is_covered = is_covered
         self._is_awaited = is_awaited
         self._stores = stores
@@ -84,6 +88,8 @@ class Disposal:
     async def sweep_buried(self, after: bytes = b"") -> tuple[int, bytes]:
         """One page of `buried` rows; answers how many shards went and where to go on (b"" at the end)."""
         rows = await self._page(b"buried/", after)
+        if rows:
+            await self._others.look()
         failed: set[StoreId] = set()
         changes = []
         removed = 0
@@ -91,11 +97,13 @@ class Disposal:
             if not self._is_covered(row.revision):
                 continue
             shards = shards_buried(row)
+            if shards and self._others.is_read(row.revision):
+                continue
             pack = PackId(bytes.fromhex(row.key.removeprefix(b"buried/").decode()))
             left = [shard for shard in shards if not await self._remove(*shard, failed)]
             removed += len(shards) - len(left)
             expects = (Expect(row.key, row.revision),)
-            if not left and not self._is_awaited(pack):
+            if not left and not self._is_awaited(pack) and not self._others.may_come_back(row.revision):
                 changes.append(Transaction(expects, (), (row.key,)))
             elif len(left) < len(shards):
                 changes.append(Transaction(expects, ((row.key, encode_burial(left)),)))

@@ -39,6 +39,9 @@ READERS_AHEAD_MAX = READING_BYTES // (2 * STRIPE_BYTES)
 
 READ_TIMEOUT_S = 10.0
 
+READING_S = 3600.0
+"""How long packs that other nodes have buried wait for a read: it is a slow client's own affair then."""
+
 OVERDUE_S = 0.060
 """A read that has not answered by then speaks against its store; before, it is only hedged."""
 
@@ -74,10 +77,18 @@ class Reader:
         self._turn = 0
         self._readers = 0
         self._in_use: Counter[PackId] = Counter()
+        self._under_way: dict[int, tuple[int, float]] = {}
+        self._reads = 0
 
     def in_use(self, pack: PackId) -> bool:
         """Whether somebody reads from a pack, or will before the read ends that it belongs to."""
         return pack in self._in_use
+
+    def oldest_read(self, known: int) -> int:
+        """The oldest revision that a read under way may go by, where `known` is the newest; of those that do
+        not take for ever."""
+        since = self._clock.monotonic() - READING_S
+        return min((at for at, began in self._under_way.values() if began > since), default=known)
 
     async def read_small(self, extent: Extent) -> Buffer:
         """All of one extent, at most 1 MiB. Raises TooManyShardsLost, TooFewShardsAnswer, PackGone."""
@@ -101,6 +112,10 @@ class Reader:
         packs = [extent.pack for extent in extents]
         ahead: asyncio.Task[deque[Buffer]] | None = None
         self._in_use.update(packs)
+        self._reads += 1
+        number = self._reads
+        if self._rows.is_shared:
+            self._under_way[number] = self._rows.revision, self._clock.monotonic()
         try:
             for step in steps:
                 current, ahead = ahead, asyncio.create_task(self._step(*step))
@@ -116,6 +131,7 @@ class Reader:
                     yield piece
         finally:
             self._readers -= 1
+            self._under_way.pop(number, None)
             if ahead is not None:
                 ahead.cancel()
                 ahead.add_done_callback(_ignore)
@@ -320,6 +336,7 @@ class Reader:
         place = known.places.get(shard)
         if place is None or (place.store in self._stores and self._health.readable(place.store)):
             return None
+        self._rows.suspect(known)
         needed = known.row.scheme.k - len(known.virtual)
         well = [
             other
@@ -374,6 +391,7 @@ class Reader:
                         units[shard] = task.result()
                         plan.arrive(shard)
                     elif isinstance(error, HoldfastError):
+                        self._rows.suspect(known)
                         errors.append(f"shard {shard}: {error}")
                         lost += isinstance(error, Damaged)
                         spoiled += isinstance(error, WrongBytes | ShardTruncated | ShardUnreadable)

@@ -2,13 +2,15 @@
 
 A cached row may be out of date: shards move. That is safe, because a shard's name is never used twice
 and every block is verified against pack, shard and attempt: a reader that finds a shard gone asks
-again with `fresh`.
+again with `fresh`. Where other nodes move shards, too, a row that a read could not go by is forgotten
+(`suspect`), or every later read would have to rebuild what lies well elsewhere.
 """
 
 from collections import OrderedDict
 
 import msgspec
 
+from holdfast.base.clock import Clock
 from holdfast.base.ids import PackId, StoreId
 from holdfast.index.port import Index
 from holdfast.packs.errors import PackGone
@@ -18,6 +20,9 @@ from holdfast.packs.model import PackRow, Place, pack_row
 
 PLACES_CACHED = 131_072
 """Bounds the cache by what its rows weigh, about 400 bytes a place: 20,000 packs of six shards, 50 MB."""
+
+SUSPECT_S = 5.0
+"""How old a row has to be before it is looked up again: what is lost is lost, however often one looks."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(PackRow)
@@ -36,12 +41,13 @@ def decode_row(value: bytes) -> PackRow:
 class KnownPack:
     """A pack row with what follows from it."""
 
-    __slots__ = ("layout", "pack", "places", "revision", "row", "seeds", "virtual")
+    __slots__ = ("layout", "learned", "pack", "places", "revision", "row", "seeds", "virtual")
 
     def __init__(self, pack: PackId, row: PackRow, revision: int) -> None:
         self.pack = pack
         self.row = row
         self.revision = revision
+        self.learned = 0.0
         self.layout = Layout(row.scheme.k, row.stored_bytes)
         self.places: dict[int, Place] = {place.shard: place for place in row.places}
         self.seeds = {place.shard: binding(pack, place.shard, place.attempt) for place in row.places}
@@ -63,13 +69,24 @@ class KnownPack:
 
 
 class PackRows:
-    """The rows of packs, by id."""
+    """The rows of packs, by id. With a `clock`, others change them, too."""
 
-    def __init__(self, index: Index, places_max: int = PLACES_CACHED) -> None:
+    def __init__(self, index: Index, places_max: int = PLACES_CACHED, *, clock: Clock | None = None) -> None:
+        self._clock = clock
         self._index = index
         self._places_max = places_max
         self._places = 0
         self._cache: OrderedDict[PackId, KnownPack] = OrderedDict()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other nodes use the same index."""
+        return self._clock is not None
+
+    @property
+    def revision(self) -> int:
+        """How far the index is, as far as this process knows."""
+        return self._index.status().revision
 
     def cached(self, pack: PackId) -> KnownPack | None:
         """The row, if it is in memory."""
@@ -90,6 +107,8 @@ class PackRows:
     def learn(self, pack: PackId, row: PackRow, revision: int) -> KnownPack:
         """Remember a row that was just read or committed."""
         known = KnownPack(pack, row, revision)
+        if self._clock is not None:
+            known.learned = self._clock.monotonic()
         self.forget(pack)
         self._cache[pack] = known
         self._places += len(known.places)
@@ -98,6 +117,13 @@ class PackRows:
             _, oldest = self._cache.popitem(last=False)
             self._places -= len(oldest.places)
         return known
+
+    def suspect(self, known: KnownPack) -> None:
+        """A read found a place of this row of no use: it may be out of date."""
+        if self._clock is None or self._cache.get(known.pack) is not known:
+            return
+        if self._clock.monotonic() - known.learned >= SUSPECT_S:
+            self.forget(known.pack)
 
     def forget(self, pack: PackId) -> None:
         """The pack died, or another row is to take this one's place."""

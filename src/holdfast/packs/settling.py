@@ -107,6 +107,7 @@ class Settler:
         self, landed: Landed, known: KnownPack, arrived: list[Attempt], unused: list[Attempt]
     ) -> bool:
         change, row = settle_transaction(landed, known, arrived, unused)
+        change = change._replace(expects=(*change.expects, *landed.ticket.expects))
         (outcome,) = await self._index.commit([change])
         if not isinstance(outcome, Committed):
             return False

@@ -15,6 +15,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, HoldfastError, InvalidInput, Unavailable
 from holdfast.base.ids import PackId, StoreId, shard_name
 from holdfast.base.randomness import Randomness
+from holdfast.cluster.fences import NO_FENCES, Fences
 from holdfast.health import StoreHealth
 from holdfast.index.port import (
     ABSENT,
@@ -56,7 +57,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Packs:
-    """Implements `PackStorage`."""
+    """Implements `PackStorage`. `shared` says that other nodes use the same index."""
 
     def __init__(
         self,
@@ -69,14 +70,18 @@ class Packs:
         on_damage: DamageReport,
         *,
         room: Room = alike,
+        fences: Fences = NO_FENCES,
+        shared: bool = False,
     ) -> None:
         self._index = index
         self._clock = clock
         self._batchers: dict[Scheme, Batcher] = {}
-        self.rows = PackRows(index)
+        self.rows = PackRows(index, clock=clock if shared else None)
         self.settler = Settler(stores, index, self.rows, clock)
         self.reader = Reader(stores, self.rows, health, clock, on_damage)
-        self.writer = Writer(stores, topology, health, clock, randomness, self.settler.abandoned, room=room)
+        self.writer = Writer(
+            stores, topology, health, clock, randomness, self.settler.abandoned, room=room, fences=fences
+        )
 
     async def append(self, scheme: Scheme, piece: Piece) -> Appended:
         """See `PackStorage.append`."""
@@ -220,7 +225,7 @@ async def ascertain_row(index: Index, clock: Clock, pack: PackId, row: Transacti
     assert isinstance(outcome, Conflict)
     (found,) = await index.get([pack_row(pack)])
     if found is None:
-        raise Busy(f"Pack {pack.hex()} was declared an orphan while it was being written.", hint="Try again.")
+        raise Busy(f"Pack {pack.hex()} was given up while it was being written.", hint="Try again.")
     return found.revision
 
 
@@ -234,6 +239,5 @@ def row_transaction(landed: Landed) -> Transaction:
         (trash_row(attempt.store, shard_name(landed.pack, attempt.shard, attempt.attempt)), b"")
         for attempt in landed.unused
     ]
-    return Transaction(
-        (Expect(pack_row(landed.pack), ABSENT), Expect(buried_row(landed.pack), ABSENT)), tuple(puts)
-    )
+    new = (Expect(pack_row(landed.pack), ABSENT), Expect(buried_row(landed.pack), ABSENT))
+    return Transaction((*new, *landed.ticket.expects), tuple(puts))

@@ -49,6 +49,10 @@ class WatchedIndex:
         packs, self._let_go = list(self._let_go), {}
         return packs
 
+    def changed(self, change: Change) -> None:
+        """Somebody's commit: what it let go is a hint for the collector, too."""
+        self._note_let_go([Transaction((), change.puts, change.deletes)])
+
     async def commit(self, transactions: Sequence[Transaction]) -> list[Outcome]:
         """As the port's."""
         try:

@@ -18,6 +18,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId, new_pack_id, shard_name
 from holdfast.base.randomness import Randomness
+from holdfast.cluster.fences import NO_FENCES, NO_TICKET, Fences, Ticket
 from holdfast.health import StoreHealth, StoreState
 from holdfast.packs import codec
 from holdfast.packs.errors import BelowFloor
@@ -49,6 +50,7 @@ class Landed(Struct, frozen=True):
     receipt: Receipt
     late: dict[Attempt, asyncio.Task[None]]
     unused: tuple[Attempt, ...]
+    ticket: Ticket = NO_TICKET
 
     @property
     def abandoned(self) -> "Abandoned":
@@ -102,7 +104,9 @@ class Writer:
         *,
         prefix: str = "",
         room: Room = alike,
+        fences: Fences = NO_FENCES,
     ) -> None:
+        self._fences = fences
         self._prefix = prefix
         self._room = room
         self._stores = stores
@@ -141,6 +145,7 @@ class Writer:
             payload.clear()
         stored = payload_bytes + len(manifest)
         exclude: set[StoreId] = set()
+        ticket = self._fences.ticket()
         scheme: Scheme | None = None
         encoded: Encoded | None = None
         for _ in range(ROUNDS_MAX):
@@ -156,7 +161,7 @@ class Writer:
             row = PackRow(chosen, payload_bytes, len(manifest), object_bytes, ())
             outcome = await self._round(pack, promised, row, encoded, candidates, reserve_share)
             if isinstance(outcome, Landed):
-                return outcome
+                return replace(outcome, ticket=ticket)
             exclude |= outcome
         raise BelowFloor(
             f"Too few stores can be written for {promised.name}: {len(self.candidates(exclude, 0))} of "

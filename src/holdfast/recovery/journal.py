@@ -40,6 +40,9 @@ PATIENCE_S = 60.0
 SOUND_S = 5.0
 """How far behind the journal may be before nothing that is needed is moved any more."""
 
+HEARD_S = 60.0
+"""How long another node's commits may be news to this one, at the very most."""
+
 ANEW_PATIENCE_S = 3600.0
 """How long dead shards wait for the snapshot that closes a gap: it cannot be made where no room is left."""
 
@@ -89,6 +92,10 @@ class Journal:
         self._covered_at = clock.monotonic()
         self._failing = False
         self.room_is_needed: Callable[[], bool] = _never
+        self.began_elsewhere: Callable[[], int] | None = None
+        """Where other nodes write packs, too: no pack still to come was begun before that revision."""
+        self.on_change: Callable[[Change], None] = _ignore
+        """Told of each commit as it is taken over."""
         self.lineage: Lineage | None = None
         self.ancestors: tuple[str, ...] = ()
         self.position = Position(0, b"", 0)
@@ -98,6 +105,7 @@ class Journal:
         self.starts_anew = False
         """Whether what was written before does not lead to where the journal is: a snapshot is due."""
         self._anew_since = 0.0
+        self._behind_since: float | None = None
         self.older_left = False
         """Whether an index that this one was made from has left something: the next snapshot lets it go."""
         self.gaps = 0
@@ -106,6 +114,17 @@ class Journal:
         """Grows when the journal begins anew: what was being made of the old one is of no use."""
         self.sizes: dict[str, int] = {}
         """Bytes of pieces that this process has written, for who puts them together."""
+
+    def took_over(self) -> None:
+        """Another node may have written the journal meanwhile: find out where it goes on."""
+        if not self.is_open and not self.is_ahead:
+            return
+        self.lineage = None
+        self.is_ahead = False
+        self.snapshot = None
+        self._changes = None
+        self._pending, self._pending_bytes = [], 0
+        self.generation += 1
 
     @property
     def is_open(self) -> bool:
@@ -180,6 +199,7 @@ class Journal:
         try:
             while self._pending_at.revision < target and self._pending_bytes < PIECE_BYTES:
                 change = await anext(self._changes)
+                self.on_change(change)
                 raw = encode_change(change)
                 self._pending.append(raw)
                 self._pending_bytes += len(raw)
@@ -209,7 +229,7 @@ class Journal:
             before.chain,
             at.chain,
             int(self._clock.wall() * 1000),
-            self._began,
+            self._began if self.began_elsewhere is None else self.began_elsewhere(),
             before.size,
             (),
         )
@@ -228,11 +248,13 @@ class Journal:
         names = await self._packs.list(PREFIX)
         found = await find_end(self._packs, names, lineage)
         if found.position is not None and found.position.revision > status.revision:
+            self._wait_for_index()
             self.is_ahead = True
             raise Fenced(
                 f"The index is at revision {status.revision}, its journal at {found.position.revision}:",
                 hint="the index went back. Nothing is deleted, and nothing written about it.",
             )
+        self._behind_since = None
         self.ancestors = made.ancestors if made else ()
         self.lineage = lineage
         self.older_left = any(older.number < lineage.number for older in lineages_of(names))
@@ -241,6 +263,17 @@ class Journal:
             self._begin_anew(status.revision)
         else:
             self.position = found.position
+
+    def _wait_for_index(self) -> None:
+        """Of an index that others change, too, this process may not have heard for a moment. Raises
+        Unavailable until it must have."""
+        if self.began_elsewhere is None:
+            return
+        now = self._clock.monotonic()
+        if self._behind_since is None:
+            self._behind_since = now
+        if now - self._behind_since < HEARD_S:
+            raise Unavailable("The journal is ahead of what is known of the index.", hint="Wait for it.")
 
     def _begin_anew(self, revision: int) -> None:
         assert self.lineage is not None
@@ -256,6 +289,10 @@ class Journal:
 
 _YOUNG = 10_000
 """An index that has seen fewer commits is journaled from its beginning, without a snapshot."""
+
+
+def _ignore(change: Change) -> None:
+    """Nobody wants to know."""
 
 
 def _never() -> bool:

@@ -82,6 +82,11 @@ class Snapshots:
         """Short while one is under way: it waits for the journal only."""
         return 0.5 if self._making else 5.0
 
+    def took_over(self) -> None:
+        """Another node may have made snapshots meanwhile: what was found superfluous is found again."""
+        self._making = None
+        self._gone = []
+
     def ask(self) -> None:
         """Make one as soon as possible, whatever the journal has grown by."""
         self._asked = True
