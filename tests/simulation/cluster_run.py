@@ -1,0 +1,130 @@
+"""One run of several nodes from one seed: clients at all of them, troubles, and in the end the proofs."""
+
+import asyncio
+import gc
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from holdfast.base.randomness import SeededRandomness
+from tests.simulation.book import Book, Violation
+from tests.simulation.clients import SHARED_KEYS
+from tests.simulation.cluster_clients import ClusterClient
+from tests.simulation.cluster_faults import ClusterTroubles, IndexFault, MachineFault
+from tests.simulation.cluster_loop import run_pausable
+from tests.simulation.cluster_proofs import prove, until_settled, until_whole
+from tests.simulation.cluster_world import ClusterSettings, ClusterWorld
+from tests.simulation.run import BUCKETS, SeedFailed
+
+CLIENTS = 4
+LAYOUTS = (
+    ClusterSettings(machines=3, disks=2, losses=2, scheme="rs-4-2", other_scheme="mirror-3"),
+    ClusterSettings(machines=3, disks=1, losses=1, scheme="rs-2-1", other_scheme="mirror-2"),
+    ClusterSettings(
+        machines=4, disks=1, losses=1, scheme="rs-3-1", other_scheme="mirror-2", inline_bytes_max=200
+    ),
+)
+COMPACT_EVERY_S = (0.1, 0.5, 3.0)
+
+
+class Finished(Struct, frozen=True):
+    """What a run came to."""
+
+    seed: int
+    digest: str
+    requests: int
+    acknowledged: int
+    failed: int
+    crashes: int
+    landed_late: int
+    troubles: dict[str, int]
+    virtual_s: float
+
+
+def run_cluster_seed(seed: int) -> Finished:
+    """Raises SeedFailed."""
+    gc.collect()
+    gc.disable()
+    try:
+        return run_pausable(_run(seed))
+    finally:
+        gc.enable()
+
+
+async def _run(seed: int) -> Finished:
+    plan = SeededRandomness(f"{seed}/cluster plan")
+    settings = LAYOUTS[plan.below(len(LAYOUTS))]
+    every = COMPACT_EVERY_S[plan.below(len(COMPACT_EVERY_S))]
+    world = ClusterWorld(f"cluster {seed}", replace(settings, compact_every_s=every))
+    book, troubles = Book(), ClusterTroubles(world)
+    try:
+        await world.start()
+        await _make_buckets(world)
+        clients = [ClusterClient(world, book, number, BUCKETS) for number in range(CLIENTS)]
+        for _ in range(2 + plan.below(2)):
+            await _phase(world, troubles, clients, plan)
+            await until_settled(world, book)
+            await until_whole(world)
+        await prove(world, book, clients[0], BUCKETS, SHARED_KEYS)
+    except BaseException as error:
+        tests = "tests/simulation/test_cluster_seeds.py"
+        where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest {tests} -x -q"
+        raise SeedFailed(
+            f"seed {seed} at {world.clock.monotonic():.6f}: {type(error).__name__}: {error}\n"
+            f"replay: {where}\n{world.trace.tail()}"
+        ) from error
+    finally:
+        world.trace.close()
+        await world.stop()
+    return Finished(
+        seed,
+        world.trace.digest,
+        book.requests,
+        book.acknowledged,
+        sum(bool(one.error) for one in book.answered),
+        len(world.crashes),
+        world.service.landed_late,
+        troubles.counts,
+        world.clock.monotonic(),
+    )
+
+
+async def _make_buckets(world: ClusterWorld) -> None:
+    for bucket, scheme in zip(BUCKETS, (world.cluster.scheme, world.cluster.other_scheme), strict=True):
+        await world.call(lambda node, name=bucket, way=scheme: node.objects.create_bucket(name, way))
+
+
+async def _phase(
+    world: ClusterWorld, troubles: ClusterTroubles, clients: list[ClusterClient], plan: SeededRandomness
+) -> None:
+    """Clients at work while one machine, and perhaps the index, has its troubles."""
+    machine = world.machines[plan.below(len(world.machines))]
+    todo = []
+    length_s = 4.0 + 10.0 * plan.fraction()
+    if plan.below(8):
+        fault = tuple(MachineFault)[plan.below(len(MachineFault))]
+        todo.append(_later(world, plan.fraction(), troubles.machine(machine, fault, plan, length_s)))
+    if plan.below(2):
+        trouble = tuple(IndexFault)[plan.below(len(IndexFault))]
+        todo.append(_later(world, 3 * plan.fraction(), troubles.index(trouble, plan, length_s / 2)))
+    if plan.below(3) == 0:
+        todo.append(_later(world, plan.fraction(), troubles.weather(length_s)))
+    tasks = [asyncio.ensure_future(one) for one in todo]
+    requests = 12 + plan.below(16)
+    for client in clients:
+        client.pause_s = (0.0, 2 * length_s / requests)
+    await asyncio.gather(*[client.work(requests) for client in clients])
+    await asyncio.gather(*tasks)
+    if plan.below(4) == 0:
+        # Two at once: nothing that was acknowledged may be gone, though nothing may be served meanwhile.
+        machine = world.machines[plan.below(len(world.machines))]
+        await machine.crash()
+        await machine.start()
+    if world.failures:
+        raise Violation(f"a task of a node failed: {world.failures[0]!r}") from world.failures[0]
+    world.trace.note("healed")
+
+
+async def _later(world: ClusterWorld, seconds: float, what) -> None:  # type: ignore[no-untyped-def]
+    await world.clock.sleep(seconds)
+    await what
