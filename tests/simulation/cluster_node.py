@@ -106,8 +106,10 @@ class ClusterNode:
         self.repair = Repair(
             self.rewriter, self.verifier, self.packs.rows, clock, self._mended, away=self.away
         )
-        self.findings = Findings(index, self.repair, lambda: self.chores.holds("repair"), clock, machine.name)
-        self.absent = FindAbsent(self.attached, index, self.findings.report, lambda: self.repair.has_room)
+        self.findings = Findings(
+            index, self.repair, lambda: self.chores.is_here("repair"), clock, machine.name
+        )
+        self.absent = FindAbsent(self.attached, index, self.repair.report, lambda: self.repair.has_room)
         self.objects = Objects(
             index,
             self.packs,
@@ -266,7 +268,8 @@ class ClusterNode:
             if held is not None:
                 self.attached.pop(held[0], None)
             self._attach_own(slot)
-            self.absent.look_at(slot.memory.id)
+            for node in self._world.nodes:
+                node.absent.look_at(slot.memory.id)  # as all see it coming back
 
     def _away_s(self) -> dict[StoreId, float]:
         now = self.clock.monotonic()

@@ -20,11 +20,11 @@ TOGETHER: Mapping[str, str] = {
         ("journal", "snapshot", "upkeep", "collect", "sweep", "compact", "rescheme"),
         KEEPING,
     ),
-    **dict.fromkeys(("repair", "replaced", "rebalance"), REPAIR),
+    **dict.fromkeys(("repair", "replaced", "absent", "rebalance"), REPAIR),
 }
 """The lease of chores that share one."""
 
-OF_EACH_NODE = frozenset({"absent", "drain", "housekeeping", "census", "ledger", "fences", "findings"})
+OF_EACH_NODE = frozenset({"housekeeping", "census", "ledger", "fences", "findings"})
 
 
 @runtime_checkable

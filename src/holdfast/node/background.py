@@ -25,6 +25,8 @@ from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import WALK_EVERY_S as COMPACT_EVERY_S
 from holdfast.chores.compact import Compact
 from holdfast.chores.drain import Drain
+from holdfast.chores.fencing import TendFences
+from holdfast.chores.findings import Findings
 from holdfast.chores.giving_way import GivingWay
 from holdfast.chores.rebalance import Rebalance
 from holdfast.chores.repair import PayDebts, Repair
@@ -34,6 +36,8 @@ from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.scrub import Scrub
 from holdfast.chores.strays import FindStrays
 from holdfast.chores.throttle import Throttle
+from holdfast.cluster.fences import OwnFences
+from holdfast.cluster.others import NOBODY, ClusterOthers
 from holdfast.health import StoreHealth, StoreState
 from holdfast.health.events import Kind, Teller
 from holdfast.node.census import Census, Count
@@ -57,8 +61,14 @@ from holdfast.scheme import Scheme
 
 FINISH_S = 5.0
 
-EACH_NODE = frozenset({"census", "housekeeping", "ledger"})
-"""Chores that every node does for itself: what they look after, or count for, is its own."""
+
+class Cluster(Struct, frozen=True):
+    """What chores of a node go by where others use the same index: its name, its fences, and what all have
+    said."""
+
+    node: str
+    fences: OwnFences
+    others: ClusterOthers
 
 
 class Paces(Struct, frozen=True):
@@ -92,9 +102,9 @@ class FeltRequests:
 
 class Background:
     """All chores of a node. `tell` takes a sentence about what happened; `may_delete` is whether the index
-    can be trusted with that; `holder` is this process on leases, `node` its name where there are several;
-    `under_way` says how many requests of clients are; `fit` is what becomes of `scheme`, given the stores
-    that there are."""
+    can be trusted with that; `holder` is this process on leases; `cluster` is for where there are several
+    nodes; `under_way` says how many requests of clients are; `fit` is what becomes of `scheme`, given the
+    stores that there are."""
 
     def __init__(
         self,
@@ -111,7 +121,7 @@ class Background:
         settings: ChoresSettings,
         may_delete: bool,
         holder: str,
-        node: str = "",
+        cluster: Cluster | None = None,
         under_way: Callable[[], int],
         paces: Paces = PACES,
     ) -> None:
@@ -125,7 +135,7 @@ class Background:
         self._may_delete = may_delete
         self._deleting: tuple[str, ...] = ()
         self._holder = holder
-        self._node = node
+        self._cluster = cluster
         self._giving_way = giving_way = GivingWay(clock, Throttle(clock.monotonic()), under_way)
         stores, topology = keeper.attached, keeper.topology
         self._rewriter = rewriter = Rewriter(
@@ -162,6 +172,7 @@ class Background:
         self.census.on_counted = self._counted
         self._default_m = health.ejections_max
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)
+        self._findings: Findings | None = None
         self._compact: Compact | None = None
         self._merging: Waiting | None = None
         self._collect: Collect | None = None
@@ -178,6 +189,13 @@ class Background:
             journal_bytes_min=paces.journal_bytes_min,
         )
         self.keeping.journal.room_is_needed = self._room_is_needed
+        if cluster is not None:
+            self._findings = Findings(
+                index, self.repair, lambda: self.runner.is_here(self.repair.name), clock, cluster.node
+            )
+            fences = cluster.fences
+            self.keeping.journal.began_elsewhere = lambda: fences.began
+            self.keeping.journal.on_change = index.changed
         self.drain = Drain(index, rewriter, lambda: leaving_of(keeper), clock)
         self.rebalance = Rebalance(
             index, rewriter, lambda: fills_of(keeper, self.census), topology, self._is_urgent, clock
@@ -209,14 +227,19 @@ class Background:
             Waiting(rescheme, lambda: not self.keeping.journal.is_sound),
             *more,
         ]
+        others = NOBODY
+        if self._cluster is not None and self._findings is not None:
+            others = self._cluster.others
+            chores += [self._findings, TendFences(self._cluster.fences)]
         if self._may_delete:
-            strays = FindStrays(self._keeper.attached, index, self._clock)
+            strays = FindStrays(self._keeper.attached, index, self._clock, others)
             disposal = Disposal(
                 self._keeper.attached,
                 index,
                 self._keeper.is_gone,
                 lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
                 self.keeping.journal.covers,
+                others,
             )
             self._compact = compact = Compact(
                 index,
@@ -250,7 +273,7 @@ class Background:
             index=self._index,
             holder=self._holder,
             giving_way=self._giving_way,
-            lease_of=lambda name: f"{name}-{self._node}" if self._node and name in EACH_NODE else name,
+            shared=self._cluster is not None,
         )
 
     def stop_deleting(self) -> None:
@@ -293,7 +316,7 @@ class Background:
 
     def damaged(self, pack: PackId, shard: int, what: str) -> None:
         """Packs found something wrong; see `holdfast.packs.reading.DamageReport`."""
-        self.repair.report(pack, shard, what)
+        (self._findings or self.repair).report(pack, shard, what)
 
     def attached(self, store: StoreId) -> None:
         """A store came, or came back: what it should hold is looked for."""

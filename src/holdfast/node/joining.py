@@ -16,11 +16,11 @@ from holdfast.base.errors import Fenced, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.cluster.members import Changed, Member
-from holdfast.cluster.presence import Pledge, Presence
+from holdfast.cluster.presence import Presence
 from holdfast.cluster.rows import FORMAT, MemberStore, NodeRow
 from holdfast.health import StoreHealth
 from holdfast.health.events import Teller
-from holdfast.index.port import Expect, Index
+from holdfast.index.port import Index
 from holdfast.node.cluster import Draining, read_cluster
 from holdfast.node.config import Config
 from holdfast.node.config_cluster import PeerAddress, TlsFiles
@@ -86,7 +86,7 @@ class Joining:
         self._peer = str(self._settings.advertise or self._settings.peer)
         self.draining = False
         self.stopping = False
-        self.pledge: Callable[[], Pledge] = lambda: Pledge(index.status().revision, 0)
+        self.reading: Callable[[], int] = lambda: index.status().revision
         self.on_change: list[Callable[[Changed], None]] = []
         self._peers: Peers | None = None
         self._server: PeerServer | None = None
@@ -98,7 +98,7 @@ class Joining:
             index,
             clock,
             describe=self._describe,
-            pledge=lambda: self.pledge(),
+            reading=lambda: self.reading(),
             on_change=self._changed,
             on_fenced=on_fenced,
         )
@@ -111,11 +111,6 @@ class Joining:
     def members(self) -> Mapping[str, Member]:
         """All nodes as this one sees them."""
         return self.presence.members
-
-    @property
-    def fence(self) -> Expect:
-        """What a transaction that makes a pack expects. Raises Fenced."""
-        return self.presence.fence
 
     @property
     def is_ready(self) -> bool:

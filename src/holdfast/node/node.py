@@ -19,12 +19,15 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
+from holdfast.chores.fencing import graves_wait
+from holdfast.cluster.fences import NO_FENCES, OwnFences
+from holdfast.cluster.others import ClusterOthers
 from holdfast.health import StoreHealth
 from holdfast.health.events import Kind
 from holdfast.index.measured import MeasuredIndex
 from holdfast.index.port import IndexState
 from holdfast.node import credentials as credentials_file
-from holdfast.node.background import Background
+from holdfast.node.background import Background, Cluster
 from holdfast.node.bucket_routes import bucket_routes
 from holdfast.node.chores_status import CHORES_PATH, answer_chores
 from holdfast.node.config import Config, scheme_for
@@ -92,6 +95,7 @@ class Node:
         self.credentials = credentials
         self.endpoint = ""
         self.joining: Joining | None = None
+        self._fences: OwnFences | None = None
         self.ended = asyncio.Event()
         """Set when this process must not go on; `ended_by` says why."""
         self.ended_by: HoldfastError | None = None
@@ -181,6 +185,8 @@ class Node:
         )
         if self.joining is not None:
             await self.joining.join(health, decorate)
+        if self._fences is not None:
+            await self._fences.open()
         await self._server.start()
         stack.push_async_callback(watching.close)
         stack.push_async_callback(self._server.stop, DRAIN_S)
@@ -251,6 +257,7 @@ class Node:
     def _build_packs(self, index: WatchedIndex, randomness: Randomness) -> None:
         keeper, health, clock = self._keeper, self._health, self._clock
         codec.prepare(self._config.scheme)
+        cluster = self._cluster_of(index, randomness)
         self._packs = packs = Packs(
             keeper.attached,
             keeper.topology,
@@ -260,7 +267,11 @@ class Node:
             randomness,
             on_damage=self._damaged,
             room=keeper.room,
+            fences=cluster.fences if cluster is not None else NO_FENCES,
+            shared=cluster is not None,
         )
+        if self.joining is not None:
+            self.joining.reading = lambda: packs.reader.oldest_read(index.status().revision)
         self._objects = Objects(index, packs, clock, randomness, self._objects_settings())
         self._background = background = Background(
             keeper,
@@ -275,7 +286,7 @@ class Node:
             settings=self._config.chores,
             may_delete=not self._ahead,
             holder=self._boot,
-            node=self._config.name if self.joining is not None else "",
+            cluster=cluster,
             under_way=lambda: self._server.in_flight,
         )
         keeper.on_attached = self._attached
@@ -294,6 +305,14 @@ class Node:
             clock,
             randomness,
         )
+
+    def _cluster_of(self, index: WatchedIndex, randomness: Randomness) -> Cluster | None:
+        """What others who use the same index have to do with this node's packs."""
+        if self.joining is None:
+            return None
+        name = self._config.name
+        self._fences = OwnFences(index, self._clock, randomness, name, self._boot, lambda: graves_wait(index))
+        return Cluster(name, self._fences, ClusterOthers(index, self._clock))
 
     def _objects_settings(self) -> ObjectsSettings:
         config = self._config
