@@ -16,6 +16,8 @@ from holdfast.objects import model as m
 from holdfast.packs.model import Receipt
 from holdfast.scheme import Scheme, parse_scheme
 
+UNNAMED = RequestId("")
+
 SCHEME = Scheme(4, 2)
 RECEIPT = Receipt(SCHEME, 6, 6, {"store": 2}, False)
 PIECE = 1 << 20
@@ -51,7 +53,9 @@ class FakeObjects:
     def _now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
 
-    async def create_bucket(self, name: str, scheme: str | None) -> m.Bucket:
+    async def create_bucket(
+        self, name: str, scheme: str | None, request: RequestId = UNNAMED, tries: int = 1
+    ) -> m.Bucket:
         if name in self.buckets:
             raise e.BucketAlreadyOwnedByYou("The bucket exists.")
         parsed = parse_scheme(scheme, 6) if scheme else SCHEME
@@ -68,7 +72,7 @@ class FakeObjects:
             raise e.NoSuchBucket("There is no such bucket.")
         return self.buckets[name]
 
-    async def delete_bucket(self, name: str) -> None:
+    async def delete_bucket(self, name: str, request: RequestId = UNNAMED, tries: int = 1) -> None:
         await self.get_bucket(name)
         if self.objects[name]:
             raise e.BucketNotEmpty("The bucket holds objects.")
@@ -167,7 +171,7 @@ class FakeObjects:
         return m.ObjectView(record, first, length, True, part_count=len(record.parts))
 
     async def delete_objects(
-        self, bucket: str, keys: Sequence[m.DeleteKey], request: RequestId
+        self, bucket: str, keys: Sequence[m.DeleteKey], request: RequestId, tries: int = 1
     ) -> Sequence[m.DeleteResult]:
         found = self._keys(bucket)
         results = []
@@ -292,7 +296,9 @@ class FakeObjects:
             tuple(m.PartInfo(n + 1, part.size, part.checksum) for n, (part, _) in enumerate(chosen)),
         )
 
-    async def abort_upload(self, bucket: str, key: str, upload: UploadId) -> None:
+    async def abort_upload(
+        self, bucket: str, key: str, upload: UploadId, request: RequestId = UNNAMED, tries: int = 1
+    ) -> None:
         self._upload(bucket, key, upload)
         del self.uploads[upload]
 

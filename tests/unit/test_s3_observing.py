@@ -55,7 +55,7 @@ class Gated(FakeObjects):
             raise Unavailable("The index is away.")
         return await super().list_buckets(prefix, after, limit)
 
-    async def delete_objects(self, bucket, keys, request):  # type: ignore[no-untyped-def]
+    async def delete_objects(self, bucket, keys, request, tries=1):  # type: ignore[no-untyped-def]
         if self.away:
             return [DeleteResult(key.key, error=Unavailable("The index is away.")) for key in keys]
         return await super().delete_objects(bucket, keys, request)

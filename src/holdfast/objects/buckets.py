@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from holdfast.base.errors import Busy, Unavailable
+from holdfast.base.ids import is_repeatable
 from holdfast.index.port import ABSENT, Expect, Row, Transaction
 from holdfast.objects import keys, rows
 from holdfast.objects.context import Context
 from holdfast.objects.errors import BucketAlreadyOwnedByYou, BucketNotEmpty
 from holdfast.objects.model import LISTING_MAX, Bucket
+from holdfast.objects.repeats import Overtaken, Try, digest_of, leave
 from holdfast.objects.rows import BucketRow, BucketState
 from holdfast.scheme import parse_scheme
 
@@ -30,7 +32,7 @@ class Buckets:
         self._context = context
         self._heads = context.heads
 
-    async def create(self, name: str, scheme: str | None) -> Bucket:
+    async def create(self, name: str, scheme: str | None, tried: Try) -> Bucket:
         """CreateBucket. Raises InvalidBucketName, InvalidInput for the scheme, BucketAlreadyOwnedByYou."""
         context = self._context
         keys.check_bucket_name(name)
@@ -38,15 +40,19 @@ class Buckets:
         resolved = parse_scheme(settings.default_scheme if scheme is None else scheme, settings.stores())
         resolved = settings.fit_default(resolved) if scheme is None else resolved
         settings.check_scheme(resolved)
+        # A second try knows by the nonce what the first one made.
         nonce = context.randomness.token(_NONCE_BYTES).hex()
+        if is_repeatable(tried.request):
+            nonce = tried.request
         row = BucketRow(rows.FORMAT, context.now_ms(), resolved, settings.region, nonce)
         key = keys.bucket_row(name)
-        decided = await context.committer.decide_one(
-            Transaction(
-                (Expect(key, ABSENT), Expect(keys.ended_row(nonce), ABSENT)), ((key, rows.encode(row)),)
-            )
-        )
+        if digest_of(name) in tried.earned:
+            return _bucket(name, row)  # it was made, and has been deleted since
+        expects = (Expect(key, ABSENT), Expect(keys.ended_row(nonce), ABSENT), *tried.expects())
+        decided = await context.committer.decide_one(Transaction(expects, ((key, rows.encode(row)),)))
         if not decided.committed:
+            if decided.conflict.startswith(keys.REQUESTS):
+                raise Overtaken
             (found,) = await context.index.get((key,))
             if found is None and not decided.certain:
                 raise Unavailable(
@@ -109,8 +115,11 @@ class Buckets:
         (row,) = await self._context.index.get((keys.bucket_row(name),))
         return _bucket(name, self._heads.bucket(name, row))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str, tried: Try) -> None:
         """DeleteBucket. Raises NoSuchBucket, BucketNotEmpty, Busy."""
+        digest = digest_of(name)
+        if digest in tried.earned:
+            return
         committer = self._context.committer
         backoff = committer.backoff(self._context.settings.patience.conflict_s)
         key = keys.bucket_row(name)
@@ -129,16 +138,21 @@ class Buckets:
                 # Marked, by us or by a deletion that crashed, and found empty since: nothing that was
                 # proposed before the mark can be committed after it.
                 ended = ((keys.ended_row(row.nonce), b""),) if row.unsure else ()
-                gone = Transaction((Expect(key, found.revision),), ended, (key,))
-                decided = await committer.decide_one(gone)
+                told = (*tried.ended(digest), *leave(row.nonce, digest, None))
+                expects = (*tried.expects(), Expect(key, found.revision))
+                decided = await committer.decide_one(Transaction(expects, (*ended, *told), (key,)))
                 if decided.committed:
                     return
                 certain = certain and decided.certain
             else:
                 marked = replace(row, state=BucketState.DELETING)
-                mark = Transaction((Expect(key, found.revision),), ((key, rows.encode(marked)),))
-                if (await committer.decide_one(mark)).committed:
+                expects = (*tried.expects(), Expect(key, found.revision))
+                mark = Transaction(expects, ((key, rows.encode(marked)),))
+                decided = await committer.decide_one(mark)
+                if decided.committed:
                     continue
+            if decided.conflict.startswith(keys.REQUESTS):
+                raise Overtaken
             if not await backoff.wait():
                 raise Busy(f"The bucket {name!r} is being written to.", hint="Try again.", bucket=name)
 

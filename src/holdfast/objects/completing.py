@@ -43,6 +43,7 @@ from holdfast.objects.model import (
     VersionRecord,
 )
 from holdfast.objects.receiving import Label, weakest
+from holdfast.objects.repeats import Try
 from holdfast.objects.rows import CleanupRow, Encoded, encode_record
 from holdfast.objects.table import EXTENTS_MAX, TableBuilder
 from holdfast.objects.uploads import FoundPart, OpenUpload, Uploads, ended, no_such_upload
@@ -83,20 +84,20 @@ class Completing:
         self._uploads = uploads
         self._cleanups = cleanups
 
-    async def complete(self, complete: CompleteUpload) -> Stored:
+    async def complete(self, complete: CompleteUpload, tried: Try) -> Stored:
         """CompleteMultipartUpload."""
         _check_order(complete.parts)
         try:
             for _ in range(_ROWS_MAX_TRIES):
                 try:
-                    return await self._once(complete)
+                    return await self._once(complete, tried)
                 except _UploadChanged:
                     continue
         except AnsweredBefore as error:
             return answer(error.result)
         raise Busy("The parts of the upload are being moved again and again.", hint="Try again.")
 
-    async def _once(self, complete: CompleteUpload) -> Stored:
+    async def _once(self, complete: CompleteUpload, tried: Try) -> Stored:
         context = self._context
         where = target(complete.bucket, complete.key)
         state = await context.heads.read(where)
@@ -151,7 +152,7 @@ class Completing:
                 raise no_such_upload(complete.upload)
             if upload.revision != open_.revision:
                 raise _UploadChanged("The parts of the upload are being moved.", hint="Try again.")
-            expects = [Expect(open_.key, open_.revision)]
+            expects = [*tried.expects(), Expect(open_.key, open_.revision)]
             if at is not None:
                 expects.append(Expect(pack_row(at.pack), PRESENT))
             return put_transaction(

@@ -14,7 +14,7 @@ from contextlib import aclosing
 
 from holdfast.base.checksums import Buffer, ChecksumAlgorithm
 from holdfast.base.errors import Busy
-from holdfast.base.ids import PackId, new_version_id
+from holdfast.base.ids import PackId, RequestId, new_version_id
 from holdfast.index.port import ABSENT, PRESENT, Expect, Row, Transaction
 from holdfast.objects import keys, rows
 from holdfast.objects.conditions import check_source, check_write
@@ -42,6 +42,7 @@ from holdfast.objects.model import (
 )
 from holdfast.objects.ranges import Span
 from holdfast.objects.reading import NULL_VERSION, Reading
+from holdfast.objects.repeats import Try, digest_of
 from holdfast.objects.rows import Encoded, ShareRow, encode_record
 from holdfast.objects.table import WINDOW, Table
 from holdfast.objects.uploads import Uploads
@@ -101,8 +102,10 @@ class Copying:
         self._writing = writing
         self._uploads = uploads
 
-    async def copy(self, copy: CopyObject) -> Stored:
+    async def copy(self, copy: CopyObject, tried: Try) -> Stored:
         """CopyObject."""
+        if tried.earned and (earned := tried.earned.get(digest_of(copy.bucket, copy.key))) is not None:
+            return answer(earned)
         if copy.replace:
             check_metadata(copy.metadata)
         source = target(copy.source_bucket, copy.source_key)
@@ -110,25 +113,25 @@ class Copying:
         try:
             for _ in range(_TRIES):
                 try:
-                    return await self._once(copy, source, where)
+                    return await self._once(copy, tried, source, where)
                 except (_SourceChanged, PackGone):
                     continue
         except AnsweredBefore as error:
             return answer(error.result)
         raise Busy("The source is changing again and again.", hint="Try again.")
 
-    async def _once(self, copy: CopyObject, source: Target, where: Target) -> Stored:
+    async def _once(self, copy: CopyObject, tried: Try, source: Target, where: Target) -> Stored:
         origin = await self._heads.read(source)
-        record = self._source(copy, origin)
         state = await self._heads.read_to_write(where)
         if (before := remembered(state.head, copy.request)) is not None:
-            return answer(before)
+            return answer(before)  # whatever has become of the source since
+        record = self._source(copy, origin)
         check_write(copy.conditions, state.current, copy.key)
         _check_onto_itself(copy, record, onto_itself=source.head_row == where.head_row)
         packs = await self._shareable(copy, origin, record, state)
         if packs is None:
-            return await self._rewrite(copy, source, record)
-        return await self._share(copy, origin, record, where, packs)
+            return await self._rewrite(copy, tried, source, record)
+        return await self._share(copy, tried, origin, record, where, packs)
 
     def _source(self, copy: CopyObject | CopyPart, origin: State) -> VersionRecord:
         key = origin.target.key
@@ -165,6 +168,7 @@ class Copying:
     async def _share(
         self,
         copy: CopyObject,
+        tried: Try,
         origin: State,
         record: VersionRecord,
         where: Target,
@@ -222,7 +226,7 @@ class Copying:
                 state,
                 encoded(state.next_order),
                 copy.request,
-                expects=alive if onto_itself else (*sources, *alive),
+                expects=(*tried.expects(), *(() if onto_itself else sources), *alive),
                 puts=shares,
                 deletes=given_up,
                 keep_bytes=onto_itself,
@@ -233,7 +237,7 @@ class Copying:
         await self._heads.persist(where, claim, propose, busy, tuple(source.key for source in sources))
         return Stored(record.etag, record.checksum, record.size, modified_ms, None, None)
 
-    async def _rewrite(self, copy: CopyObject, source: Target, record: VersionRecord) -> Stored:
+    async def _rewrite(self, copy: CopyObject, tried: Try, source: Target, record: VersionRecord) -> Stored:
         checksum = record.checksum
         algorithm = copy.algorithm or (checksum.algorithm if checksum is not None else None)
         async with aclosing(self._body(source, record, Span(0, record.size), algorithm)) as body:
@@ -247,7 +251,8 @@ class Copying:
                     conditions=copy.conditions,
                     storage_class=copy.storage_class,
                     request=copy.request,
-                )
+                ),
+                tried,
             )
 
     def _body(
@@ -274,7 +279,8 @@ class Copying:
             return await self._uploads.put_part(
                 UploadPart(
                     bucket=copy.bucket, key=copy.key, upload=copy.upload, number=copy.number, body=body
-                )
+                ),
+                Try(RequestId("")),
             )
 
 

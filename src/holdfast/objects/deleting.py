@@ -18,9 +18,10 @@ from holdfast.objects.commit import Decided
 from holdfast.objects.conditions import check_write
 from holdfast.objects.context import Context
 from holdfast.objects.heads import State, Target, mark, released, target
-from holdfast.objects.keys import bucket_row
+from holdfast.objects.keys import REQUESTS, bucket_row
 from holdfast.objects.model import Conditions, DeleteKey, DeleteResult
 from holdfast.objects.reading import NULL_VERSION
+from holdfast.objects.repeats import Overtaken, Try, carry, digest_of
 from holdfast.objects.writing import conflict_error
 
 
@@ -30,6 +31,8 @@ class _Deletion(Struct):
     wanted: DeleteKey
     where: Target
     cause: str
+    tried: Try
+    digest: bytes
     state: State | None = None
 
 
@@ -40,13 +43,18 @@ class Deleting:
         self._context = context
         self._heads = context.heads
 
-    async def delete(self, bucket: str, wanted: Sequence[DeleteKey]) -> Sequence[DeleteResult]:
+    async def delete(self, bucket: str, wanted: Sequence[DeleteKey], tried: Try) -> Sequence[DeleteResult]:
         """Delete all; one result each, in order. Raises NoSuchBucket; Unavailable when nothing was."""
         results: list[DeleteResult | None] = [None] * len(wanted)
         open_: dict[int, _Deletion] = {}
         for place, one in enumerate(wanted):
+            digest = digest_of(bucket, one.key)
+            if digest in tried.earned:
+                results[place] = DeleteResult(one.key, one.version)
+                continue
             try:
-                deletion = _Deletion(one, target(bucket, one.key), self._context.randomness.token(16).hex())
+                cause = self._context.randomness.token(16).hex()
+                deletion = _Deletion(one, target(bucket, one.key), cause, tried, digest)
             except HoldfastError as error:
                 results[place] = DeleteResult(one.key, one.version, error=error)
             else:
@@ -92,8 +100,12 @@ class Deleting:
             check_write(Conditions(if_match=wanted.if_match), state.current, wanted.key)
         if state.current is None:
             return None
+        assert state.head is not None
         gone = released(state.target, state.current, deletion.cause)
-        return Transaction(state.expects(), gone.puts, (state.target.head_row, *gone.deletes))
+        told = carry(state.head, deletion.digest, self._context.now_ms())
+        puts = (*gone.puts, *told, *deletion.tried.ended(deletion.digest))
+        expects = (*deletion.tried.expects(), *state.expects())
+        return Transaction(expects, puts, (state.target.head_row, *gone.deletes))
 
     async def _finish(self, deletion: _Deletion, decided: Decided) -> DeleteResult:
         wanted = deletion.wanted
@@ -120,6 +132,8 @@ class Deleting:
                 bucket, head, marked = await self._context.index.get(keys)
                 if marked is not None and rows.decode_dead(marked.value).cause == deletion.cause:
                     return
+                if decided.conflict.startswith(REQUESTS):
+                    raise Overtaken
                 deletion.state = state = self._heads.state(where, bucket, head)
                 changed = state.current is None or state.current.version != seen.version
                 if state.current is None and deletion.wanted.if_match is None:

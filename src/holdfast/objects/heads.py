@@ -25,6 +25,7 @@ from holdfast.index.port import ABSENT, PRESENT, Expect, Index, Row, Transaction
 from holdfast.objects import keys, rows
 from holdfast.objects.commit import Committer, Decided
 from holdfast.objects.model import VersionRecord
+from holdfast.objects.repeats import Overtaken
 from holdfast.objects.rows import BucketRow, BucketState, CleanupRow, DeadRow, Encoded, HeadRow, Remembered
 from holdfast.objects.settings import ObjectsPatience
 from holdfast.objects.turns import Turns
@@ -329,6 +330,8 @@ class Heads:
                 raise refusal or _given_up()
             refusal = None
             try:
+                if conflict.startswith(keys.REQUESTS):
+                    raise Overtaken
                 state = self.state(target, bucket, head)
                 if state.bucket.state is not BucketState.ACTIVE:
                     await self.revive(target.bucket, state.bucket, state.bucket_revision)

@@ -9,6 +9,7 @@
     share/<pack>/<version>                     a copy that needs bytes of a pack it does not own
     cleanup/<id>                               work left over from a completed, aborted or huge object
     rescheme/<bucket>                          packs of the bucket may have another scheme than it
+    request/<id>, request/<id>/<digest>        which try of a request counts, and what earlier ones earned
     ended/<id>                                 an upload or bucket that must not come back (`ended_row`)
 
 What must hold: rows of one bucket sort by the UTF-8 bytes of their keys, and no row's name can be read
@@ -32,6 +33,7 @@ _ORDER_DIGITS = 16
 BUCKETS = b"bucket/"
 CLEANUPS = b"cleanup/"
 RESCHEMES = b"rescheme/"
+REQUESTS = b"request/"
 
 assert len(b"version//\0") + BUCKET_NAME_MAX + KEY_BYTES_MAX + _ORDER_DIGITS <= ROW_KEY_BYTES_MAX
 assert len(str(PARTS_MAX)) == 5
@@ -180,6 +182,16 @@ def ended_row(owner: str) -> bytes:
     a while, so that an attempt which is still on its way can never land after the end.
     """
     return b"ended/" + owner.encode()
+
+
+def request_row(request: str) -> bytes:
+    """Key of the row that says which try of a request counts."""
+    return REQUESTS + request.encode()
+
+
+def earned_row(request: str, digest: bytes) -> bytes:
+    """Key of the row that says what a request earned at what the digest stands for."""
+    return request_row(request) + b"/" + digest
 
 
 def after_prefix(prefix: bytes) -> bytes:

@@ -136,7 +136,8 @@ class Body(Protocol):
 
 
 class PutObject(Struct, frozen=True, kw_only=True):
-    """A PutObject request."""
+    """A PutObject request. `request` is the same for all its tries, of which this is number `tries`; so it is
+    in all that change something."""
 
     bucket: str
     key: str
@@ -146,6 +147,7 @@ class PutObject(Struct, frozen=True, kw_only=True):
     conditions: Conditions = NO_CONDITIONS
     storage_class: str = "STANDARD"
     request: RequestId = RequestId("")
+    tries: int = 1
 
 
 class Stored(Struct, frozen=True):
@@ -219,6 +221,7 @@ class CopyObject(Struct, frozen=True, kw_only=True):
     algorithm: ChecksumAlgorithm | None = None
     storage_class: str = "STANDARD"
     request: RequestId = RequestId("")
+    tries: int = 1
 
 
 class ListObjects(Struct, frozen=True, kw_only=True):
@@ -263,6 +266,7 @@ class CreateUpload(Struct, frozen=True, kw_only=True):
     algorithm: ChecksumAlgorithm | None = None
     full_object: bool = True
     storage_class: str = "STANDARD"
+    request: RequestId = RequestId("")
 
 
 class Upload(Struct, frozen=True):
@@ -285,6 +289,8 @@ class UploadPart(Struct, frozen=True, kw_only=True):
     upload: UploadId
     number: int
     body: Body
+    request: RequestId = RequestId("")
+    tries: int = 1
 
 
 class CopyPart(Struct, frozen=True, kw_only=True):
@@ -320,6 +326,7 @@ class CompleteUpload(Struct, frozen=True, kw_only=True):
     size: int | None = None
     conditions: Conditions = NO_CONDITIONS
     request: RequestId = RequestId("")
+    tries: int = 1
 
 
 class ListedPart(Struct, frozen=True):
@@ -354,15 +361,17 @@ class ObjectService(Protocol):
     """What the faces ask of objects. Errors are those of `holdfast.objects.errors` and the kinds of
     `holdfast.base.errors`. The caller has authorised already."""
 
-    async def create_bucket(self, name: str, scheme: str | None) -> Bucket: ...
+    async def create_bucket(
+        self, name: str, scheme: str | None, request: RequestId = ..., tries: int = ...
+    ) -> Bucket: ...
     async def list_buckets(self, prefix: str, after: str, limit: int) -> Sequence[Bucket]: ...
     async def get_bucket(self, name: str) -> Bucket: ...
-    async def delete_bucket(self, name: str) -> None: ...
+    async def delete_bucket(self, name: str, request: RequestId = ..., tries: int = ...) -> None: ...
     async def put_object(self, put: PutObject) -> Stored: ...
     async def read_object(self, read: ReadObject) -> ObjectView: ...
     async def head_object(self, read: ReadObject) -> ObjectView: ...
     async def delete_objects(
-        self, bucket: str, keys: Sequence[DeleteKey], request: RequestId
+        self, bucket: str, keys: Sequence[DeleteKey], request: RequestId, tries: int = ...
     ) -> Sequence[DeleteResult]: ...
     async def copy_object(self, copy: CopyObject) -> Stored: ...
     async def list_objects(self, listing: ListObjects) -> Listing: ...
@@ -370,7 +379,9 @@ class ObjectService(Protocol):
     async def upload_part(self, part: UploadPart) -> Stored: ...
     async def copy_part(self, part: CopyPart) -> Stored: ...
     async def complete_upload(self, complete: CompleteUpload) -> Stored: ...
-    async def abort_upload(self, bucket: str, key: str, upload: UploadId) -> None: ...
+    async def abort_upload(
+        self, bucket: str, key: str, upload: UploadId, request: RequestId = ..., tries: int = ...
+    ) -> None: ...
     async def list_parts(
         self, bucket: str, key: str, upload: UploadId, after: int, limit: int
     ) -> PartListing: ...

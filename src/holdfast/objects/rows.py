@@ -167,6 +167,15 @@ class CleanupRow(Struct, frozen=True, array_like=True):
     key: str = ""
 
 
+class RequestRow(Struct, frozen=True, array_like=True):
+    """`request/<id>`: tries of the request before the one numbered `tries` can do nothing any more.
+    `request/<id>/<digest>`: the request wrote there with `result`, or, without one, ended what was there."""
+
+    format: int
+    tries: int = 0
+    result: Remembered | None = None
+
+
 class Encoded(NamedTuple):
     """A version record with its encoding."""
 
@@ -184,9 +193,12 @@ _part = msgspec.msgpack.Decoder(PartRow)
 _dead = msgspec.msgpack.Decoder(DeadRow)
 _share = msgspec.msgpack.Decoder(ShareRow)
 _cleanup = msgspec.msgpack.Decoder(CleanupRow)
+_request = msgspec.msgpack.Decoder(RequestRow)
 
-_StoredRow = BucketRow | HeadRow | UploadRow | PartRow | DeadRow | ShareRow | CleanupRow
-_T = TypeVar("_T", BucketRow, HeadRow, ListedHead, UploadRow, PartRow, DeadRow, ShareRow, CleanupRow)
+_StoredRow = BucketRow | HeadRow | UploadRow | PartRow | DeadRow | ShareRow | CleanupRow | RequestRow
+_T = TypeVar(
+    "_T", BucketRow, HeadRow, ListedHead, UploadRow, PartRow, DeadRow, ShareRow, CleanupRow, RequestRow
+)
 
 
 def encode(row: _StoredRow) -> bytes:
@@ -266,6 +278,11 @@ def decode_share(value: bytes) -> ShareRow:
 def decode_cleanup(value: bytes) -> CleanupRow:
     """Work left over."""
     return _decode(_cleanup, value)
+
+
+def decode_request(value: bytes) -> RequestRow:
+    """Which try counts, or what one earned."""
+    return _decode(_request, value)
 
 
 def remember(head: HeadRow) -> tuple[Remembered, ...]:

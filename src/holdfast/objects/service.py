@@ -38,11 +38,14 @@ from holdfast.objects.model import (
 )
 from holdfast.objects.moving import Moving
 from holdfast.objects.reading import Reading
+from holdfast.objects.repeats import Repeats
 from holdfast.objects.rescheming import Rescheming
 from holdfast.objects.settings import ObjectsSettings
 from holdfast.objects.uploads import Uploads
 from holdfast.objects.writing import Writing
 from holdfast.packs.model import PackStorage
+
+_UNNAMED = RequestId("")
 
 
 class Objects:
@@ -58,6 +61,7 @@ class Objects:
     ) -> None:
         self._context = context = Context(index, packs, clock, randomness, settings)
         self._cleanups = Cleanups(context)
+        self._repeats = Repeats(index, context.committer, clock)
         self._buckets = Buckets(context)
         self._reading = Reading(context)
         self._writing = Writing(context)
@@ -67,8 +71,10 @@ class Objects:
         self._completing = Completing(context, self._uploads, self._cleanups)
         self._copying = Copying(context, self._reading, self._writing, self._uploads)
 
-    async def create_bucket(self, name: str, scheme: str | None) -> Bucket:
-        return await self._buckets.create(name, scheme)
+    async def create_bucket(
+        self, name: str, scheme: str | None, request: RequestId = _UNNAMED, tries: int = 1
+    ) -> Bucket:
+        return await self._buckets.create(name, scheme, await self._repeats.begin(request, tries))
 
     async def list_buckets(self, prefix: str, after: str, limit: int) -> Sequence[Bucket]:
         return await self._buckets.list(prefix, after, limit)
@@ -80,11 +86,11 @@ class Objects:
         """For administrators: see `Buckets.set_scheme`."""
         return await self._buckets.set_scheme(name, scheme)
 
-    async def delete_bucket(self, name: str) -> None:
-        await self._buckets.delete(name)
+    async def delete_bucket(self, name: str, request: RequestId = _UNNAMED, tries: int = 1) -> None:
+        await self._buckets.delete(name, await self._repeats.begin(request, tries))
 
     async def put_object(self, put: PutObject) -> Stored:
-        return await self._writing.put(put)
+        return await self._writing.put(put, await self._repeats.begin(put.request, put.tries))
 
     async def read_object(self, read: ReadObject) -> ObjectView:
         return await self._reading.get(read)
@@ -93,12 +99,12 @@ class Objects:
         return await self._reading.head(read)
 
     async def delete_objects(
-        self, bucket: str, keys: Sequence[DeleteKey], request: RequestId
+        self, bucket: str, keys: Sequence[DeleteKey], request: RequestId, tries: int = 1
     ) -> Sequence[DeleteResult]:
-        return await self._deleting.delete(bucket, keys)
+        return await self._deleting.delete(bucket, keys, await self._repeats.begin(request, tries))
 
     async def copy_object(self, copy: CopyObject) -> Stored:
-        return await self._copying.copy(copy)
+        return await self._copying.copy(copy, await self._repeats.begin(copy.request, copy.tries))
 
     async def list_objects(self, listing: ListObjects) -> Listing:
         return await self._listings.objects(listing)
@@ -107,16 +113,19 @@ class Objects:
         return await self._uploads.create(create)
 
     async def upload_part(self, part: UploadPart) -> Stored:
-        return await self._uploads.put_part(part)
+        return await self._uploads.put_part(part, await self._repeats.begin(part.request, part.tries))
 
     async def copy_part(self, part: CopyPart) -> Stored:
         return await self._copying.copy_part(part)
 
     async def complete_upload(self, complete: CompleteUpload) -> Stored:
-        return await self._completing.complete(complete)
+        tried = await self._repeats.begin(complete.request, complete.tries)
+        return await self._completing.complete(complete, tried)
 
-    async def abort_upload(self, bucket: str, key: str, upload: UploadId) -> None:
-        await self._uploads.abort(bucket, key, upload)
+    async def abort_upload(
+        self, bucket: str, key: str, upload: UploadId, request: RequestId = _UNNAMED, tries: int = 1
+    ) -> None:
+        await self._uploads.abort(bucket, key, upload, await self._repeats.begin(request, tries))
 
     async def list_parts(
         self, bucket: str, key: str, upload: UploadId, after: int, limit: int
@@ -130,8 +139,10 @@ class Objects:
 
     async def finish_cleanups(self, steps: int) -> bool:
         """For a chore: up to `steps` bounded steps of the work that completed, aborted and huge
-        objects left over; True when nothing is left. Any number of nodes may do it at once."""
-        return await self._cleanups.work(steps)
+        objects left over, and one of forgetting requests; True when nothing is left. Any number of nodes may
+        do it at once."""
+        forgotten = await self._repeats.forget()
+        return await self._cleanups.work(steps) and forgotten
 
     def moving(self, clock: Clock) -> Moving:
         """For a chore: empties packs into new ones. It rests by `clock` between two pieces of work."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from holdfast.base.checksums import ChecksumAlgorithm
 from holdfast.base.errors import Busy, Unavailable
-from holdfast.base.ids import PackId, UploadId, VersionId, new_upload_id, new_version_id
+from holdfast.base.ids import PackId, UploadId, VersionId, is_repeatable, new_upload_id, new_version_id
 from holdfast.index.port import ABSENT, PRESENT, Expect, Row, Transaction
 from holdfast.objects import keys, rows
 from holdfast.objects.cleanup import Cleanups
@@ -36,6 +36,7 @@ from holdfast.objects.model import (
     UploadPart,
 )
 from holdfast.objects.receiving import Label, receive_small
+from holdfast.objects.repeats import Overtaken, Try, digest_of
 from holdfast.objects.rows import CleanupRow, PartRow, UploadRow
 from holdfast.objects.writing import check_length, check_metadata
 from holdfast.packs.model import SMALL_BYTES_MAX, Extent, ManifestEntry, Piece, Receipt, pack_row
@@ -95,7 +96,9 @@ class Uploads:
         where = target(create.bucket, create.key)
         check_metadata(create.metadata)
         _check_type(create.algorithm, create.full_object)
-        upload = new_upload_id(context.randomness)
+        # A second try finds the upload that the first one made.
+        named = UploadId(create.request) if is_repeatable(create.request) else None
+        upload = named or new_upload_id(context.randomness)
         key = keys.upload_row(create.bucket, where.encoded, upload)
         certain = True
         backoff = context.committer.backoff(context.settings.patience.conflict_s)
@@ -136,7 +139,7 @@ class Uploads:
             raise no_such_upload(upload)
         return OpenUpload(where, upload, rows.decode_upload(row.value), name, row.revision)
 
-    async def put_part(self, part: UploadPart) -> Stored:
+    async def put_part(self, part: UploadPart, tried: Try) -> Stored:
         """UploadPart."""
         context = self._context
         if not 1 <= part.number <= PARTS_MAX:
@@ -154,7 +157,7 @@ class Uploads:
                 f"the part has {announced.value}.",
                 hint="Use the same for all parts.",
             )
-        attempt = _Attempt(context, upload, part.number, part.body.length)
+        attempt = _Attempt(context, upload, tried, part.number, part.body.length)
         if part.body.length <= SMALL_BYTES_MAX:
             return await self._put_small(part, upload, attempt)
         return await self._put_large(part, upload, attempt)
@@ -203,6 +206,10 @@ class Uploads:
                 if certain:
                     await self._give_back(row, attempt.attempt)
                 raise no_such_upload(upload.upload)
+            if conflict.startswith(keys.REQUESTS):
+                if certain:
+                    await self._give_back(row, attempt.attempt)
+                raise Overtaken
             if conflict.startswith((b"pack/", b"dead/")):
                 raise Unavailable(
                     "The part was given up before it was committed.", hint="Send the part again."
@@ -221,9 +228,12 @@ class Uploads:
             Transaction((*expects, *not_let_go(sizes, attempt)), dead_puts(sizes, attempt, attempt))
         )
 
-    async def abort(self, bucket: str, key: str, upload: UploadId) -> None:
+    async def abort(self, bucket: str, key: str, upload: UploadId, tried: Try) -> None:
         """AbortMultipartUpload. Raises NoSuchUpload."""
         context = self._context
+        digest = digest_of(bucket, key, upload)
+        if digest in tried.earned:
+            return
         cause = context.randomness.token(16).hex()
         backoff = context.committer.backoff(context.settings.patience.conflict_s)
         certain = True
@@ -237,13 +247,15 @@ class Uploads:
             cleanup = rows.encode(CleanupRow(rows.FORMAT, cause, upload, bucket=bucket, key=key))
             decided = await context.committer.decide_one(
                 Transaction(
-                    (Expect(open_.key, open_.revision),),
-                    ((keys.cleanup_row(upload), cleanup), *ended(open_)),
+                    (*tried.expects(), Expect(open_.key, open_.revision)),
+                    ((keys.cleanup_row(upload), cleanup), *ended(open_), *tried.ended(digest)),
                     (open_.key,),
                 )
             )
             if decided.committed:
                 break
+            if decided.conflict.startswith(keys.REQUESTS):
+                raise Overtaken
             certain = certain and decided.certain
             if not await backoff.wait():
                 raise Busy("The upload is changing again and again.", hint="Try again.")
@@ -304,12 +316,13 @@ class Uploads:
 class _Attempt:
     """One attempt of a part, on its way."""
 
-    def __init__(self, context: Context, upload: OpenUpload, number: int, size: int) -> None:
+    def __init__(self, context: Context, upload: OpenUpload, tried: Try, number: int, size: int) -> None:
         self.attempt = new_version_id(context.randomness)
         self.key = keys.part_row(upload.upload, number, self.attempt)
         where = upload.where
         self.label = Label(where.bucket, where.key, self.attempt, number)
         self._upload = upload
+        self._tried = tried
         self._size = size
         self._modified_ms = context.now_ms()
 
@@ -330,7 +343,7 @@ class _Attempt:
 
     def transaction(self, revision: int, row: PartRow, *, alive: bool = False) -> Transaction:
         """Puts the row, if the upload is still as it was at `revision`."""
-        expects = [Expect(self._upload.key, revision), Expect(self.key, ABSENT)]
+        expects = [*self._tried.expects(), Expect(self._upload.key, revision), Expect(self.key, ABSENT)]
         expects += not_let_go(_sizes(row), self.attempt)
         if alive:
             expects.extend(Expect(pack_row(pack), PRESENT) for pack in _sizes(row))

@@ -42,6 +42,7 @@ from holdfast.objects.model import (
     VersionRecord,
 )
 from holdfast.objects.receiving import Label, receive_small
+from holdfast.objects.repeats import Try, digest_of
 from holdfast.objects.rows import Encoded, Remembered, encode_record
 from holdfast.packs.model import SMALL_BYTES_MAX, Extent, ManifestEntry, Piece, Receipt
 from holdfast.scheme import Scheme
@@ -130,21 +131,22 @@ class _Version(Struct, frozen=True):
         return Stored(sums.md5.hex(), checksum, self.size, self.modified_ms, None, receipt)
 
 
-def _takes(record: VersionRecord) -> tuple[Expect, ...]:
-    """What who puts a version that lies in packs of the index expects of them."""
-    return (*alive(record), *not_let_go(packs_of(record), record.version))
+def _takes(record: VersionRecord, tried: Try) -> tuple[Expect, ...]:
+    """What who puts a version that lies in packs of the index expects, of them and of other tries."""
+    return (*tried.expects(), *alive(record), *not_let_go(packs_of(record), record.version))
 
 
 class _SmallPut:
     """Describes and proposes a small object once packs know where it lies."""
 
-    __slots__ = ("_encoded", "_extent", "_put", "_state", "_sums", "_version")
+    __slots__ = ("_encoded", "_extent", "_put", "_state", "_sums", "_tried", "_version")
 
-    def __init__(self, state: State, version: _Version, sums: Sums, put: PutObject) -> None:
+    def __init__(self, state: State, version: _Version, sums: Sums, put: PutObject, tried: Try) -> None:
         self._state = state
         self._version = version
         self._sums = sums
         self._put = put
+        self._tried = tried
         self._extent: Extent | None = None
         self._encoded: Encoded | None = None
 
@@ -171,7 +173,8 @@ class _SmallPut:
 
     def propose(self, extent: Extent) -> Transaction:
         """The transaction that makes it visible."""
-        return put_transaction(self._state, self._encode(extent), self._put.request)
+        encoded, request = self._encode(extent), self._put.request
+        return put_transaction(self._state, encoded, request, expects=self._tried.expects())
 
 
 class Writing:
@@ -181,10 +184,12 @@ class Writing:
         self._context = context
         self._heads = context.heads
 
-    async def put(self, put: PutObject) -> Stored:
+    async def put(self, put: PutObject, tried: Try) -> Stored:
         """PutObject."""
         context = self._context
         where = target(put.bucket, put.key)
+        if tried.earned and (earned := tried.earned.get(digest_of(put.bucket, put.key))) is not None:
+            return answer(earned)
         check_length(put.body.length, context.settings.limits.body_bytes_max)
         check_metadata(put.metadata)
         state = await self._heads.read_to_write(where)
@@ -202,38 +207,48 @@ class Writing:
         )
         try:
             if put.body.length <= SMALL_BYTES_MAX:
-                return await self._put_small(put, state, version)
-            return await self._put_large(put, state, version)
+                return await self._put_small(put, tried, state, version)
+            return await self._put_large(put, tried, state, version)
         except AnsweredBefore as error:
             return answer(error.result)
 
-    async def _put_small(self, put: PutObject, state: State, version: _Version) -> Stored:
+    async def _put_small(self, put: PutObject, tried: Try, state: State, version: _Version) -> Stored:
         algorithm = put.body.algorithm or DEFAULT_ALGORITHM
         data, sums = await receive_small(put.body, (algorithm,))
         turns, where = self._heads.turns, state.target
         if not turns.hot(where.head_row):
-            return await self._append(put, state, version, data, sums, in_turn=False)
+            return await self._append(put, tried, state, version, data, sums, in_turn=False)
         # Others take turns at this key: joining them before the bytes are written saves a conflict.
         async with turns.take(where.head_row):
             state = await self._heads.read_to_write(where)
             if (before := remembered(state.head, put.request)) is not None:
                 return answer(before)
             check_write(put.conditions, state.current, put.key)
-            return await self._append(put, state, version, data, sums, in_turn=True)
+            return await self._append(put, tried, state, version, data, sums, in_turn=True)
 
     async def _append(
-        self, put: PutObject, state: State, version: _Version, data: Buffer, sums: Sums, *, in_turn: bool
+        self,
+        put: PutObject,
+        tried: Try,
+        state: State,
+        version: _Version,
+        data: Buffer,
+        sums: Sums,
+        *,
+        in_turn: bool,
     ) -> Stored:
-        small = _SmallPut(state, version, sums, put)
+        small = _SmallPut(state, version, sums, put, tried)
         piece = Piece(data, small.describe, small.propose)
         appended = await self._context.packs.append(version.scheme, piece)
         decided = await self._context.committer.settle(appended.transaction, appended.outcome)
         if not decided.committed:
             extents, certain = (appended.extent,), decided.certain
-            await self._persist(put, state.target, version, sums, extents, certain=certain, in_turn=in_turn)
+            await self._persist(
+                put, tried, state.target, version, sums, extents, certain=certain, in_turn=in_turn
+            )
         return version.stored(sums, appended.receipt)
 
-    async def _put_large(self, put: PutObject, state: State, version: _Version) -> Stored:
+    async def _put_large(self, put: PutObject, tried: Try, state: State, version: _Version) -> Stored:
         algorithm = put.body.algorithm or DEFAULT_ALGORITHM
         label = Label(put.bucket, put.key, version.version, conditional=is_conditional(put.conditions))
         order = state.next_order
@@ -251,16 +266,17 @@ class Writing:
             return answer(before)
         check_write(put.conditions, state.current, put.key)
         encoded = version.record(state.next_order, sums, extents)
-        change = put_transaction(state, encoded, put.request, expects=_takes(encoded.record))
+        change = put_transaction(state, encoded, put.request, expects=_takes(encoded.record, tried))
         decided = (await self._context.committer.decide((*received.transactions, change)))[-1]
         if not decided.committed:
             where, certain = state.target, decided.certain
-            await self._persist(put, where, version, sums, extents, certain=certain, in_turn=False)
+            await self._persist(put, tried, where, version, sums, extents, certain=certain, in_turn=False)
         return version.stored(sums, received.receipt)
 
     async def _persist(
         self,
         put: PutObject,
+        tried: Try,
         where: Target,
         version: _Version,
         sums: Sums,
@@ -278,7 +294,7 @@ class Writing:
                 raise AnsweredBefore(before)
             check_write(put.conditions, state.current, put.key)
             encoded = version.record(state.next_order, sums, extents)
-            return put_transaction(state, encoded, put.request, expects=_takes(encoded.record))
+            return put_transaction(state, encoded, put.request, expects=_takes(encoded.record, tried))
 
         busy = conflict_error(put.conditions, put.key)
         persist = self._heads.persist_in_turn if in_turn else self._heads.persist

@@ -25,7 +25,7 @@ async def create_bucket(site: Site, request: Request) -> Response:
     if configuration is not None:
         _check_configuration(expect_root(configuration, _CONFIGURATION), site.region)
     scheme = headers.get(SCHEME_HEADER)
-    bucket = await site.service.create_bucket(request.bucket, scheme)
+    bucket = await site.service.create_bucket(request.bucket, scheme, request.request_id, request.tries)
     return Response(
         fields=[
             ("Location", f"/{bucket.name}"),
@@ -65,7 +65,7 @@ async def head_bucket(site: Site, request: Request) -> Response:
 
 async def delete_bucket(site: Site, request: Request) -> Response:
     """Delete an empty bucket."""
-    await site.service.delete_bucket(request.bucket)
+    await site.service.delete_bucket(request.bucket, request.request_id, request.tries)
     return Response(204)
 
 

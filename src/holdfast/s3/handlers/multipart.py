@@ -78,6 +78,7 @@ async def create_upload(site: Site, request: Request) -> Response:
             algorithm=algorithm,
             full_object=_is_full_object(algorithm, headers.get("x-amz-checksum-type")),
             storage_class=storage_class(headers),
+            request=request.request_id,
         )
     )
     fields: Fields = []
@@ -124,6 +125,8 @@ async def upload_part(site: Site, request: Request) -> Response:
         upload=UploadId(query["uploadId"]),
         number=part_number(query["partNumber"]),
         body=await open_body(request.exchange, request.signed),
+        request=request.request_id,
+        tries=request.tries,
     )
     stored = await site.service.upload_part(part)
     fields = [field for field in stored_fields(stored) if field[0] != "x-amz-checksum-type"]
@@ -183,6 +186,7 @@ async def complete_upload(site: Site, request: Request) -> Response:
         checksum=checksum,
         size=None if size is None else int(size),
         request=request.request_id,
+        tries=request.tries,
         parts=await _read_parts(site, request),
     )
     stored = await site.service.complete_upload(complete)
@@ -220,7 +224,9 @@ def _complete_part(entry: Element) -> CompletePart:
 
 async def abort_upload(site: Site, request: Request) -> Response:
     """Give an upload up."""
-    await site.service.abort_upload(request.bucket, request.key, UploadId(request.query["uploadId"]))
+    upload = UploadId(request.query["uploadId"])
+    named = (request.request_id, request.tries)
+    await site.service.abort_upload(request.bucket, request.key, upload, *named)
     return Response(204)
 
 

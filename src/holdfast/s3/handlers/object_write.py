@@ -69,6 +69,7 @@ async def put_object(site: Site, request: Request) -> Response:
         conditions=write_conditions(headers),
         storage_class=storage_class(headers),
         request=request.request_id,
+        tries=request.tries,
         body=await open_body(request.exchange, request.signed),
     )
     return Response(fields=stored_fields(await site.service.put_object(put)))
@@ -114,6 +115,7 @@ async def copy_object(site: Site, request: Request) -> Response:
         algorithm=wanted_algorithm(headers),
         storage_class=storage_class(headers),
         request=request.request_id,
+        tries=request.tries,
     )
     stored = await site.service.copy_object(copy)
     return xml_response(copy_document("CopyObjectResult", stored), receipt_fields(stored))
@@ -149,7 +151,7 @@ async def delete_object(site: Site, request: Request) -> Response:
         version=version_id(request.query),
         if_match=None if if_match is None else parse_etags(if_match),
     )
-    (result,) = await site.service.delete_objects(request.bucket, [key], request.request_id)
+    (result,) = await site.service.delete_objects(request.bucket, [key], request.request_id, request.tries)
     if result.error is not None:
         raise result.error
     return Response(204, [("x-amz-delete-marker", "true")] if result.delete_marker else [])
@@ -176,7 +178,8 @@ async def delete_objects(site: Site, request: Request) -> Response:
             keys.append(key)
     results = [*refused]
     if keys:
-        results += await site.service.delete_objects(request.bucket, keys, request.request_id)
+        named = (request.request_id, request.tries)
+        results += await site.service.delete_objects(request.bucket, keys, *named)
     else:
         await site.service.get_bucket(request.bucket)
     for result in results:
