@@ -9,7 +9,7 @@ from holdfast.base.ids import PackId, VersionId
 from holdfast.chores.absent import FindAbsent
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
-from holdfast.chores.repair import PayDebts, Repair
+from holdfast.chores.repair import DEBTS_PRESS_S, PayDebts, Repair
 from holdfast.chores.runner import ChoreRunner
 from holdfast.index.port import ABSENT, Expect, Transaction
 from holdfast.objects.keys import dead_row, share_row
@@ -140,9 +140,11 @@ async def test_debts_are_paid_when_stores_are_back_and_not_walked_in_vain() -> N
     await rig.clock.sleep(20)
     assert debts.paid == 0
     assert not await debts.step()
+    assert debts.pressure == pytest.approx(20 / DEBTS_PRESS_S, rel=0.01)
     rig.attached.update(away)
     await rig.clock.sleep(20)
     assert debts.paid == 5
+    assert debts.pressure == 0.0
     assert await rig.index.get([debt_row(pack) for pack in packs]) == [None] * 5
     await runner.close()
 

@@ -1,6 +1,7 @@
 """The throttle: chores rest for as long as clients would feel them, and work all the time when nobody is
 there."""
 
+import itertools
 import random
 
 import pytest
@@ -9,7 +10,16 @@ from holdfast.chores.chore import Progress
 from holdfast.chores.giving_way import GivingWay, Tally
 from holdfast.chores.rate import Rate
 from holdfast.chores.runner import ChoreRunner
-from holdfast.chores.throttle import IDLE_S, RESTS_FIRST, RESTS_MAX, RESTS_MIN, URGENT_RESTS, Throttle
+from holdfast.chores.throttle import (
+    IDLE_S,
+    RESTS_FIRST,
+    RESTS_MAX,
+    RESTS_MAX_PRESSED,
+    RESTS_MIN,
+    URGENT_RESTS,
+    Throttle,
+    rests_max,
+)
 from tests.kit.virtual import VirtualClock
 
 pytestmark = pytest.mark.virtual
@@ -34,6 +44,7 @@ class Reading:
     name = "reading"
     interval_s = 1.0
     is_urgent = False
+    pressure = 0.0
 
     def __init__(self, disk: Disk, clock: GivingWay) -> None:
         self._disk = disk
@@ -51,7 +62,9 @@ class Reading:
         return Progress(self.pieces, None, "pieces")
 
 
-async def p99_of_clients(*, chores: bool, gives_way: bool = True) -> tuple[float, int]:
+async def p99_of_clients(
+    *, chores: bool, gives_way: bool = True, pressure: float = 0.0, rests: float | None = None
+) -> tuple[float, int]:
     """Clients with a request each 10 ms, which takes 0.5 to 2.5 ms of the disk: their p99 in seconds, and
     what the chore did in the same minute."""
     clock = VirtualClock()
@@ -59,7 +72,9 @@ async def p99_of_clients(*, chores: bool, gives_way: bool = True) -> tuple[float
     chance = random.Random(5)
     throttle = Throttle(clock.monotonic())
     giving_way = GivingWay(clock, throttle if gives_way else Throttle(0.0), lambda: 0)
+    throttle.rests = rests or throttle.rests
     reading = Reading(disk, giving_way)
+    reading.pressure = pressure
     runner = ChoreRunner([reading] if chores else [], clock, lambda *_: None, giving_way=giving_way)
     runner.start()
     took: list[float] = []
@@ -86,6 +101,44 @@ async def test_clients_hardly_feel_chores_and_chores_go_on() -> None:
     pushed_aside, all_pieces = await p99_of_clients(chores=True, gives_way=False)
     assert pushed_aside > 1.3 * alone, "what the throttle is for"
     assert all_pieces > 10 * pieces
+
+
+async def test_who_presses_has_a_floor_that_clients_do_not_feel_in_their_p99() -> None:
+    """Also when the throttle has gone as far as it goes, which it does while clients are never quiet."""
+    alone, _ = await p99_of_clients(chores=False)
+    _, without = await p99_of_clients(chores=True, rests=RESTS_MAX)
+    beside, pieces = await p99_of_clients(chores=True, rests=RESTS_MAX, pressure=1.0)
+    assert beside <= 1.3 * alone
+    floor = 60 / (1 + RESTS_MAX_PRESSED) / 0.002
+    assert pieces >= 0.6 * floor, "less what it waits for the disk, which is work, too"
+    assert pieces > 1.5 * without
+
+
+async def test_who_presses_gets_most_of_what_all_may_take() -> None:
+    clock = VirtualClock()
+    throttle = Throttle(0.0)
+    throttle.rests = RESTS_MAX
+    giving_way = GivingWay(clock, throttle, lambda: 1)
+    chores = [Reading(Disk(clock), giving_way) for _ in range(5)]
+    for number, chore in enumerate(chores):
+        chore.name = f"reading-{number}"
+    chores[0].pressure = 1.0
+    runner = ChoreRunner(chores, clock, lambda *_: None, giving_way=giving_way)
+    runner.start()
+    await clock.sleep(120)
+    await runner.close()
+    pressed, others = chores[0].pieces, [chore.pieces for chore in chores[1:]]
+    assert pressed > 2 * sum(others)
+    assert min(others) > 0, "nobody starves"
+    share = (pressed + sum(others)) * 0.002 / 120
+    assert share == pytest.approx(1 / (1 + RESTS_MAX_PRESSED), rel=0.3)
+
+
+def test_what_is_put_off_longer_gets_more_evenly() -> None:
+    shares = [1 / rests_max(pressure / 10) for pressure in range(11)]
+    assert (shares[0], shares[-1]) == (pytest.approx(1 / RESTS_MAX), pytest.approx(1 / RESTS_MAX_PRESSED))
+    steps = [after - before for before, after in itertools.pairwise(shares)]
+    assert max(steps) == pytest.approx(min(steps))
 
 
 async def test_nobody_there_means_no_rest() -> None:

@@ -59,6 +59,17 @@ class HasUrgency(Protocol):
         ...
 
 
+@runtime_checkable
+class HasPressure(Protocol):
+    """A chore that may be given more of the time than others."""
+
+    @property
+    def pressure(self) -> float:
+        """From 0 (it can wait) to 1 (somebody waits for it, or it was put off for long). Asked before each
+        unit; see `holdfast.chores.throttle`."""
+        ...
+
+
 class ChoreState(Enum):
     """What a chore is about.
 

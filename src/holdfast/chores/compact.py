@@ -187,6 +187,11 @@ class Compact:
         """Whether two walks have found nothing to do: what was new in the first was not in the second."""
         return self._idle_walks >= 2
 
+    @property
+    def pressure(self) -> float:
+        """Room is wanted while stores are full."""
+        return 1.0 if self._is_full() else 0.0
+
     def progress(self) -> Progress:
         """Packs emptied since the start."""
         return Progress(self.moved_packs, None, "packs", f"{self.mergeable} packs are small or mostly dead")

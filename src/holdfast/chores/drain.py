@@ -78,6 +78,11 @@ class Drain:
         stuck = f"{self.stuck} packs cannot be moved now: {self.reason}" if self.stuck else ""
         return Progress(self.shards_moved, None, "shards", stuck)
 
+    @property
+    def pressure(self) -> float:
+        """Somebody waits for the stores to be empty."""
+        return 1.0 if self._leaving() else 0.0
+
     async def step(self) -> bool:
         """Move one pack; False when there is nothing to do now."""
         leaving = tuple(self._leaving())

@@ -33,6 +33,7 @@ class _Piece(Struct):
     began: float
     tally: Tally
     urgent: bool
+    pressure: float
     task: asyncio.Task[object] | None
 
 
@@ -67,30 +68,31 @@ class GivingWay:
             return
         if piece.task is not asyncio.current_task():
             worked_s = self._clock.monotonic() - piece.began
-            await self._clock.sleep(seconds or self._rest_s(worked_s, urgent=piece.urgent))
-            _piece.set(_Piece(self._clock.monotonic(), piece.tally, piece.urgent, piece.task))
+            await self._clock.sleep(seconds or self._rest_s(worked_s, piece))
+            began = self._clock.monotonic()
+            _piece.set(_Piece(began, piece.tally, piece.urgent, piece.pressure, piece.task))
             return
         now = self._clock.monotonic()
         worked_s = now - piece.began
         piece.tally.worked_s += worked_s
         self.throttle.end(now)
         try:
-            await self._clock.sleep(seconds or self._rest_s(worked_s, urgent=piece.urgent))
+            await self._clock.sleep(seconds or self._rest_s(worked_s, piece))
         finally:
             self.throttle.begin()
             piece.began = self._clock.monotonic()
 
     @contextmanager
-    def work(self, tally: Tally, *, urgent: bool = False) -> Iterator[None]:
+    def work(self, tally: Tally, *, urgent: bool = False, pressure: float = 0.0) -> Iterator[None]:
         """What is done within is a chore's work."""
-        piece = _Piece(self._clock.monotonic(), tally, urgent, asyncio.current_task())
-        self.throttle.enter()
+        piece = _Piece(self._clock.monotonic(), tally, urgent, pressure, asyncio.current_task())
+        self.throttle.enter(pressure)
         token = _piece.set(piece)
         try:
             yield
         finally:
             now = self._clock.monotonic()
-            self.throttle.leave(now)
+            self.throttle.leave(now, pressure)
             tally.worked_s += now - piece.began
             _piece.reset(token)
 
@@ -101,7 +103,8 @@ class GivingWay:
         self.throttle.clients(self._under_way(), now)
         return self.throttle.is_idle(now)
 
-    def _rest_s(self, worked_s: float, *, urgent: bool) -> float:
+    def _rest_s(self, worked_s: float, piece: _Piece) -> float:
         now = self._clock.monotonic()
         self.throttle.clients(self._under_way(), now)
-        return min(self.throttle.rest_s(worked_s, now, urgent=urgent), REST_MAX_S)
+        rest_s = self.throttle.rest_s(worked_s, now, urgent=piece.urgent, pressure=piece.pressure)
+        return min(rest_s, REST_MAX_S)

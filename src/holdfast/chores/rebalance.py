@@ -45,7 +45,10 @@ class Rebalance:
         topology: Callable[[], Topology],
         busy: Callable[[], bool],
         clock: Clock,
+        *,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_full = is_full
         self._index = index
         self._rewriter = rewriter
         self._fills = fills
@@ -64,6 +67,11 @@ class Rebalance:
     def running(self) -> bool:
         """Whether a walk is under way."""
         return self._plan is not None
+
+    @property
+    def pressure(self) -> float:
+        """Room is wanted while stores are full."""
+        return 1.0 if self._is_full() else 0.0
 
     def progress(self) -> Progress:
         """Of the walk that is under way, or was the last."""

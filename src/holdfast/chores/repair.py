@@ -33,6 +33,9 @@ from holdfast.packs.verifying import PackHealth, PackReport, Verifier
 REPORTS_MAX = 10_000
 DEBTS_PAGE = 50
 ROUND_AGAIN_S = 60.0
+DEBTS_PRESS_S = 3600.0
+"""Debts that have waited for so long press with all their might."""
+
 REST_MAX_S = 64.0
 """Between two tries for a pack that can't be mended now."""
 
@@ -128,6 +131,11 @@ class Repair:
     def is_urgent(self) -> bool:
         """Whether a pack waits that can lose nothing more."""
         return self._new.least_left <= 0
+
+    @property
+    def pressure(self) -> float:
+        """Whatever waits to be written again has less than it was promised."""
+        return 1.0 if self.waiting else 0.0
 
     @property
     def let_go(self) -> int:
@@ -346,7 +354,15 @@ class PayDebts:
         self._futile: frozenset[StoreId] | None = None
         self._again = 0.0
         self._began = 0.0
+        self._owing_since: float | None = None
         self.paid = 0
+
+    @property
+    def pressure(self) -> float:
+        """Grows with the time for which there were debts."""
+        if self._owing_since is None:
+            return 0.0
+        return min(1.0, (self._clock.monotonic() - self._owing_since) / DEBTS_PRESS_S)
 
     async def step(self) -> bool:
         """Try one debt; False at the end of each round."""
@@ -374,8 +390,12 @@ class PayDebts:
         found = await self._index.scan(self._next, prefix_end(b"debt/"), limit=DEBTS_PAGE)
         self._page = [row for row in found if isinstance(row, Row)]
         if self._page:
+            if self._owing_since is None:
+                self._owing_since = self._clock.monotonic()
             return True
-        if self._next != b"debt/" and self._round_in_vain:
+        if self._next == b"debt/":
+            self._owing_since = None
+        elif self._round_in_vain:
             self._futile = self._round_stores
             now = self._clock.monotonic()
             self._again = now + max(ROUND_AGAIN_S, 10 * (now - self._began))

@@ -16,7 +16,7 @@ import msgspec
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId
-from holdfast.chores.chore import Chore, HasProgress, Progress
+from holdfast.chores.chore import Chore, HasPressure, HasProgress, Progress
 from holdfast.chores.sharing import TakesOver
 from holdfast.index.port import Expect, Index, Row, Transaction, prefix_end
 from holdfast.objects.rescheming import Decision
@@ -188,6 +188,11 @@ class Waiting:
     def progress(self) -> Progress:
         """As the chore's."""
         return self._chore.progress() if isinstance(self._chore, HasProgress) else Progress()
+
+    @property
+    def pressure(self) -> float:
+        """As the chore's."""
+        return self._chore.pressure if isinstance(self._chore, HasPressure) else 0.0
 
     async def step(self) -> bool:
         """As the chore's, unless it waits."""

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Bug, HoldfastError, InvalidInput, Unavailable
-from holdfast.chores.chore import Chore, ChoreState, ChoreStatus, HasProgress, HasUrgency
+from holdfast.chores.chore import Chore, ChoreState, ChoreStatus, HasPressure, HasProgress, HasUrgency
 from holdfast.chores.giving_way import GivingWay, Tally
 from holdfast.chores.lease import ChoreLease
 from holdfast.chores.rate import Rate
@@ -178,7 +178,8 @@ class ChoreRunner:
                 return False
             slot.here()
             urgent = slot.urgency is not None and slot.urgency.is_urgent
-            with self._giving_way.work(slot.tally, urgent=urgent):
+            pressure = slot.pressing.pressure if slot.pressing is not None else 0.0
+            with self._giving_way.work(slot.tally, urgent=urgent, pressure=pressure):
                 slot.step_began()
                 worked = await slot.chore.step()
                 slot.step_ended(self._clock.monotonic(), worked=worked)
@@ -228,6 +229,7 @@ class _Slot:
         # Asked once: whether a chore has them is slow to find out, and does not change.
         self.progress = chore if isinstance(chore, HasProgress) else None
         self.urgency = chore if isinstance(chore, HasUrgency) else None
+        self.pressing = chore if isinstance(chore, HasPressure) else None
         self.lease = lease
         self.tally = Tally()
         self.may_run = asyncio.Event()

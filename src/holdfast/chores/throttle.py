@@ -12,6 +12,12 @@ ones by more than `SLOWER_MAX`, k grows by half; where they are hardly slower, i
 larger k fewer requests meet a chore at all, so that what all clients together feel is less than what is
 measured here. Nothing is compared with fixed times: on a slow disk, or under high load, everybody is slow.
 
+Several chores share what one alone may take, by weight. A chore may *press* (0 to 1): somebody waits for it
+to end, or there is no room left, or it was put off for long. While one does, k stays below
+`RESTS_MAX_PRESSED`, and it gets most of what all may take. That is a floor which clients can feel, but not in
+their p99: chores work a twenty-fifth of the time then, in small pieces, so that one request in a hundred
+waits for most of a piece.
+
 What must hold: k stays within bounds, so that clients are never alone for ever, and chores never as well as
 alone; whoever is urgent (a pack that can lose nothing more) rests at most `URGENT_RESTS` times its work.
 """
@@ -24,7 +30,11 @@ from msgspec import Struct
 RESTS_FIRST = 4.0
 RESTS_MIN = 1.0
 RESTS_MAX = 64.0
+RESTS_MAX_PRESSED = 24.0
 URGENT_RESTS = 1.0
+
+WEIGHT_PRESSED = 9.0
+"""How much more of what all may take goes to a chore that presses with all its might."""
 
 IDLE_S = 0.5
 """Clients are gone when no request was under way for so long."""
@@ -44,7 +54,7 @@ KINDS_MAX = 128
 _EWMA = 0.05
 _SIZES = (16 << 10, 128 << 10, 1 << 20, 8 << 20, 64 << 20)
 
-assert RESTS_MIN <= RESTS_FIRST <= RESTS_MAX
+assert RESTS_MIN <= RESTS_FIRST <= RESTS_MAX_PRESSED <= RESTS_MAX
 assert URGENT_RESTS <= RESTS_MIN
 
 
@@ -60,7 +70,7 @@ class Throttle:
 
     def __init__(self, now: float) -> None:
         self.rests = RESTS_FIRST
-        self._chores = 0
+        self._pressures: list[float] = []
         self._working = 0
         self._worked_until = float("-inf")
         self._clients_until = float("-inf")
@@ -96,15 +106,16 @@ class Throttle:
 
     # What chores do
 
-    def enter(self) -> None:
-        """A chore has something to do. So many of them share what one alone may take."""
-        self._chores += 1
+    def enter(self, pressure: float = 0.0) -> None:
+        """A chore has something to do, and presses so much. It shares with others what one alone may take."""
+        assert 0.0 <= pressure <= 1.0
+        self._pressures.append(pressure)
         self.begin()
 
-    def leave(self, now: float) -> None:
+    def leave(self, now: float, pressure: float = 0.0) -> None:
         """It is done."""
         self.end(now)
-        self._chores -= 1
+        self._pressures.remove(pressure)
 
     def begin(self) -> None:
         """A chore begins a piece of work."""
@@ -116,16 +127,20 @@ class Throttle:
         self._working -= 1
         self._worked_until = now
 
-    def rest_s(self, worked_s: float, now: float, *, urgent: bool = False) -> float:
+    def rest_s(self, worked_s: float, now: float, *, urgent: bool = False, pressure: float = 0.0) -> float:
         """How long to rest after a piece of work that took `worked_s`."""
-        return worked_s * self.factor(now, urgent=urgent)
+        return worked_s * self.factor(now, urgent=urgent, pressure=pressure)
 
-    def factor(self, now: float, *, urgent: bool = False) -> float:
-        """How many times as long as it worked a chore rests now."""
+    def factor(self, now: float, *, urgent: bool = False, pressure: float = 0.0) -> float:
+        """How many times as long as it worked a chore rests now that presses so much."""
         if now >= self._clients_until:
             return 0.0
         self._look(now)
-        return URGENT_RESTS if urgent else self.rests * max(1, self._chores)
+        if urgent:
+            return URGENT_RESTS
+        pressures = self._pressures or [pressure]
+        rests = min(self.rests, rests_max(max(pressures)))
+        return rests * max(1.0, sum(map(_weight, pressures)) / _weight(pressure))
 
     def is_idle(self, now: float) -> bool:
         """Whether no client is there."""
@@ -141,6 +156,16 @@ class Throttle:
             self.rests = min(self.rests * GROW, RESTS_MAX)
         elif overlapped is None or overlapped < SLOWER_LITTLE * quiet:
             self.rests = max(self.rests * SHRINK, RESTS_MIN)
+
+
+def rests_max(pressure: float) -> float:
+    """How much chores rest at most while one presses so much: what they may take grows evenly with it."""
+    least, most = 1 / RESTS_MAX, 1 / RESTS_MAX_PRESSED
+    return 1 / (least + pressure * (most - least))
+
+
+def _weight(pressure: float) -> float:
+    return 1.0 + pressure * WEIGHT_PRESSED
 
 
 def _tail(window: deque[tuple[float, float]], now: float) -> float | None:

@@ -198,7 +198,13 @@ class Background:
             self.keeping.journal.on_change = index.changed
         self.drain = Drain(index, rewriter, lambda: leaving_of(keeper), clock)
         self.rebalance = Rebalance(
-            index, rewriter, lambda: fills_of(keeper, self.census), topology, self._is_urgent, clock
+            index,
+            rewriter,
+            lambda: fills_of(keeper, self.census),
+            topology,
+            self._is_urgent,
+            clock,
+            is_full=self._is_short_of_room,
         )
         self.runner = self._make_runner([])
 
