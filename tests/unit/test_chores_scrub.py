@@ -5,7 +5,7 @@ import pytest
 from holdfast.base.ids import StoreId, shard_name
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.scrub import Scrub
-from holdfast.chores.scrub_times import RANGES, is_due, next_range, oldest, range_keys, ranges_overdue
+from holdfast.chores.scrub_times import RANGES, is_due, look, range_keys
 from holdfast.index.port import Row, prefix_end
 from holdfast.packs.quorum import Attempt
 from holdfast.packs.rows import KnownPack
@@ -176,15 +176,15 @@ async def test_a_store_that_does_not_answer_does_not_hold_up_the_others() -> Non
 def test_the_range_that_was_read_longest_ago_at_any_store_comes_next() -> None:
     a, b = StoreId("a"), StoreId("b")
     times = {a: list(range(1000, 1000 + RANGES)), b: list(range(1000, 1000 + RANGES))}
-    assert next_range(times, [a, b], 5000) == 0
+    assert look(times, [a, b], 5000, 4050).range == 0
     times[b][17] = 900
-    assert next_range(times, [a, b], 5000) == 17
-    assert next_range(times, [a], 5000) == 0
+    assert look(times, [a, b], 5000, 4050).range == 17
+    assert look(times, [a], 5000, 4050).range == 0
     times[a][200] = 6000  # of a clock that was ahead
-    assert next_range(times, [a, b], 5000) == 200
-    assert oldest(times, [a, b], 5000) == float("inf")
-    assert oldest(times, [b], 5000) == 4100
-    assert ranges_overdue(times, [b], 5000, 4050) == 1
+    assert look(times, [a, b], 5000, 4050).range == 200
+    assert look(times, [a, b], 5000, 4050).oldest_s == float("inf")
+    assert look(times, [b], 5000, 4050).oldest_s == 4100
+    assert look(times, [b], 5000, 4050).overdue == 1
 
 
 def test_ranges_begin_evenly_or_at_once_when_overdue() -> None:

@@ -25,10 +25,8 @@ from holdfast.chores.scrub_times import (
     At,
     StoreTimes,
     is_due,
-    next_range,
-    oldest,
+    look,
     range_keys,
-    ranges_overdue,
 )
 from holdfast.index.port import Expect, Index, Row, Transaction, prefix_end
 from holdfast.packs.errors import PackGone
@@ -185,17 +183,19 @@ class Scrub:
         now, wall = self._clock.monotonic(), self._clock.wall()
         here = [store for store in self._stores if self._silent_until.get(store, 0.0) <= now]
         since = None if self._began is None else now - self._began
-        self._sum_up(wall)
-        if not here or not is_due(oldest(self._times, here, wall), since, self._pass_s):
+        found = look(self._times, here, wall, self._pass_s)
+        known = set(self._known())
+        # In health these are the same, and this is asked 256 times a pass.
+        of_all = found if known == set(here) else look(self._times, known, wall, self._pass_s)
+        there = set(self._stores)
+        of_there = of_all if known == there else look(self._times, there, wall, self._pass_s)
+        self._oldest_at = NEVER if of_all.oldest_s == float("inf") else wall - of_all.oldest_s
+        self._overdue = of_there.overdue
+        if not here or not is_due(found.oldest_s, since, self._pass_s):
             return False
         self._began = now
-        self._at = At(FORMAT, next_range(self._times, here, wall), "", int(wall), list(self._stores))
+        self._at = At(FORMAT, found.range, "", int(wall), list(self._stores))
         return True
-
-    def _sum_up(self, wall: float) -> None:
-        age = oldest(self._times, self._known(), wall)
-        self._oldest_at = NEVER if age == float("inf") else wall - age
-        self._overdue = ranges_overdue(self._times, list(self._stores), wall, self._pass_s)
 
     async def _turn_page(self, at: At) -> bool:
         start, end = range_keys(at.range)
@@ -212,7 +212,6 @@ class Scrub:
             # Else its old time would have the same range read over and over.
             self._silent_until[store] = self._clock.monotonic() + SILENT_S
         self._silent.clear()
-        self._sum_up(self._clock.wall())
         self._at = None
         self._unsaved = True
 
@@ -233,9 +232,12 @@ class Scrub:
         self._saved_at = self._clock.monotonic()
 
     async def _welcome(self) -> None:
-        """Know every store. What a new one holds among known ones is younger than it is itself."""
+        """Know every store. What a new one holds among known ones is younger than it is itself, and so is
+        all that is to come where there is nothing yet."""
         new = [store for store in self._known() if store not in self._times]
-        since = int(self._clock.wall()) if self._times else NEVER
+        since = int(self._clock.wall())
+        if new and not self._times and await self._index.scan(b"pack/", prefix_end(b"pack/"), limit=1):
+            since = NEVER
         for store in new:
             self._times[store] = [since] * RANGES
             self._unsaved = True
@@ -246,6 +248,9 @@ class Scrub:
                 self._silent_until.pop(store, None)
             rows = tuple(_STORE + store.encode() for store in sorted(gone))
             await self._index.commit([Transaction(self._fence(), (), rows)])
+        if new:
+            # At once: a node that crashes before would not know that they are new.
+            await self._save(at_least_s=0.0)
 
     async def _save(self, *, at_least_s: float) -> None:
         """Write down where the reading is, if that is not on record and was not done lately."""

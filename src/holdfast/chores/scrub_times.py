@@ -8,6 +8,7 @@ never.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -35,24 +36,24 @@ class At(Struct, array_like=True):
     covered: list[StoreId]
 
 
-def next_range(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float) -> int:
-    """The range that was read longest ago at one of `stores`; the first of equals."""
-    moments = _by_range(times, stores, now)
-    return moments.index(min(moments))
+class Look(NamedTuple):
+    """What some stores' times say. `range` was read longest ago at one of them, the first of equals;
+    `oldest_s` is how long ago that was, infinite where it never was; `overdue` is how many ranges have shards
+    that were not read within a pass's time."""
+
+    range: int
+    oldest_s: float
+    overdue: int
 
 
-def oldest(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float) -> float:
-    """How long ago the shard that was read longest ago was read, in seconds; infinite where one never was."""
-    moment = min(_by_range(times, stores, now))
-    return float("inf") if moment == NEVER else max(0.0, now - moment)
-
-
-def ranges_overdue(
+def look(
     times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId], now: float, pass_s: float
-) -> int:
-    """How many ranges have shards that were not read within a pass's time."""
-    latest = now - pass_s
-    return sum(moment < latest for moment in _by_range(times, stores, now))
+) -> Look:
+    """Look at the times of `stores`."""
+    moments = _by_range(times, stores, now)
+    oldest, latest = min(moments), now - pass_s
+    overdue = sum(moment < latest for moment in moments) if oldest < latest else 0
+    return Look(moments.index(oldest), float("inf") if oldest == NEVER else max(0.0, now - oldest), overdue)
 
 
 def is_due(oldest_s: float, since_last_began_s: float | None, pass_s: float) -> bool:
@@ -76,4 +77,4 @@ def _by_range(times: Mapping[StoreId, Sequence[int]], stores: Iterable[StoreId],
         return [int(now)] * RANGES
     if max(map(max, here)) > now + 1:
         here = [[NEVER if moment > now + 1 else moment for moment in read_at] for read_at in here]
-    return [min(column) for column in zip(*here, strict=True)]
+    return list(map(min, *here)) if len(here) > 1 else list(here[0])
