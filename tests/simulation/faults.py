@@ -53,6 +53,7 @@ def begin(slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
         case DiskFault.HANG:
             script.hang = True
         case DiskFault.VANISH:
+            slot.shows_mount_point = chance.below(2) == 0
             script.vanished = True
         case DiskFault.SLOW:
             script.delay_s = (0.010, 0.040)

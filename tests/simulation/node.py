@@ -1,59 +1,53 @@
-"""The node under simulation: real packs, health, chores and objects over memory stores under `faulty`, put
-together as `holdfast.node` does it, with a keeper that attaches and detaches simulated disks.
+"""The node under simulation: the real parts, put together as `holdfast.node.node` does it, over simulated
+disks, with an index in memory and without a face.
 """
 
 import asyncio
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
-from holdfast.chores.absent import FindAbsent
-from holdfast.chores.audit import Audit
-from holdfast.chores.away import Away
-from holdfast.chores.chore import Chore
-from holdfast.chores.cleanup import Cleanup
-from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import Compact
-from holdfast.chores.repair import PayDebts, Repair
-from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.repair import Repair
 from holdfast.chores.runner import ChoreRunner
-from holdfast.chores.strays import FindStrays
-from holdfast.health import HealthObserver, StoreHealth, StoreState
-from holdfast.health.comparing import LOOK_S
-from holdfast.health.prober import Prober, paced
+from holdfast.health import HealthObserver, StoreHealth
+from holdfast.health.events import Kind
 from holdfast.index.memory import MemoryIndex
+from holdfast.node.background import Background, Paces
+from holdfast.node.config import ChoresSettings, Config, StorePlace
+from holdfast.node.keeper import Keeper
+from holdfast.node.managing import StoreManaging
+from holdfast.node.shared_index import Elsewhere
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
-from holdfast.packs.disposal import Disposal
-from holdfast.packs.named import NamedPacks
 from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.recovery.keeping import Keeping
 from holdfast.scheme import parse_scheme
-from holdfast.stores.faulty import FaultyStore
-from holdfast.stores.identity import Noted, judge
-from holdfast.stores.port import Attachment, Store
-from holdfast.topology import Location, Topology
-from tests.simulation.parts import NotedIndex, PluggedStore, Power
+from holdfast.stores.port import Store
+from holdfast.topology import Topology
+from tests.simulation.ground import SimulatedGround
+from tests.simulation.parts import NotedIndex, Power
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Slot, World
+    from tests.simulation.world import World
 
-LOOK_EVERY_ROUNDS = 12
-NOTE_EVERY_ROUNDS = 20
+NOTE_EVERY_S = 5.0
 PATIENCE_S = 30.0
 """Runs last minutes: stores that are away are given up within them."""
 
 
 class SimulationSettings(Struct, frozen=True, kw_only=True):
     """What a run is made of. `losses` is how many stores may be at fault at once: no more than the m of
-    any scheme in use."""
+    any scheme in use. `spares` come on top of `stores`."""
 
     stores: int = 6
+    spares: int = 0
     losses: int = 2
     scheme: str = "rs-4-2"
     other_scheme: str = "mirror-3"
@@ -63,6 +57,23 @@ class SimulationSettings(Struct, frozen=True, kw_only=True):
     part_bytes_min: int = 64 << 10
     compact_every_s: float = 10.0
     audit_every_s: float = 10.0
+    scrub_pass_s: float = 600.0
+
+
+def config_of(world: "World") -> Config:
+    """As `holdfast.toml` would say it."""
+    settings = world.settings
+    return Config(
+        data=Path("/data"),
+        stores=tuple(
+            StorePlace(slot.path, slot.name, spare=number >= settings.stores)
+            for number, slot in enumerate(world.slots[: settings.stores + settings.spares])
+        ),
+        scheme=parse_scheme(settings.scheme, settings.stores),
+        chores=ChoresSettings(
+            scrub_pass_s=settings.scrub_pass_s, scrub_rate_bytes=0, away_patience_s=PATIENCE_S
+        ),
+    )
 
 
 class SimulatedNode:
@@ -72,6 +83,7 @@ class SimulatedNode:
         settings = world.settings
         self._world = world
         self._life = life
+        self.under_way = 0
         self.clock = clock = world.clock
         self.randomness = randomness = world.chance(f"node {life}")
         self.power = Power()
@@ -79,40 +91,30 @@ class SimulatedNode:
         self.watched_index = index = WatchedIndex(
             NotedIndex(self.index, world.trace, world.index_nth, self._spoil)
         )
-        self.health = StoreHealth([], settings.losses, clock.monotonic())
-        self._observer = HealthObserver(self.health, clock)
-        self.attached: dict[StoreId, Store] = {}
-        self._prober = Prober(self.attached, self.health, clock)
-        self._held: dict[str, StoreId] = {}
-        self._faulty: list[FaultyStore] = []
-        self._rounds = 0
-        self.mended = 0
-        self.packs = Packs(self.attached, self.topology, index, self.health, clock, randomness, self._damaged)
-        self.rewriter = Rewriter(
-            self.attached,
-            self.topology,
+        self.config = config = config_of(world)
+        self.ground = SimulatedGround(world, life, self.power)
+        self.keeper = keeper = Keeper(
+            config, clock=clock, randomness=randomness, on_event=self._tell, ground=self.ground
+        )
+        self.health = StoreHealth([], config.scheme.m, clock.monotonic())
+        self.packs = Packs(
+            keeper.attached,
+            keeper.topology,
             index,
-            self.packs.rows,
-            self.packs.reader,
-            self.packs.writer,
+            self.health,
             clock,
             randomness,
+            self._damaged,
+            room=keeper.room,
         )
-        self.verifier = Verifier(self.attached, index, self.packs.rows, self.packs.reader, clock)
-        self.away = Away(self._away_s, lambda: frozenset(self.topology().stores), PATIENCE_S)
-        self.repair = Repair(
-            self.rewriter, self.verifier, self.packs.rows, clock, self._mended, away=self.away
-        )
-        self.debts = PayDebts(self.rewriter, index, self._writable, clock, self._mended)
-        self.absent = FindAbsent(self.attached, index, self.repair.report, lambda: self.repair.has_room)
         self.objects = Objects(
             index,
             self.packs,
             clock,
             randomness,
             ObjectsSettings(
-                default_scheme=settings.scheme,
-                stores=lambda: settings.stores,
+                default_scheme=config.scheme.name,
+                stores=keeper.count,
                 limits=ObjectsLimits(
                     hashing_threads=0,
                     part_bytes_min=settings.part_bytes_min,
@@ -120,164 +122,133 @@ class SimulatedNode:
                 ),
             ),
         )
-        self.compact = Compact(index, self.objects.moving(clock).move, walk_every_s=settings.compact_every_s)
-        self.collect = Collect(
-            index, self.packs.rows, self.packs.reader.in_use, self.compact.partly_dead, index.let_go
+        self.background = Background(
+            keeper,
+            self.health,
+            index,
+            self.packs,
+            clock,
+            randomness,
+            self._tell,
+            scheme=config.scheme,
+            settings=config.chores,
+            may_delete=True,
+            holder=f"node {life}",
+            under_way=lambda: self.under_way,
+            paces=Paces(settings.compact_every_s, settings.audit_every_s, 50_000),
         )
-        scheme = parse_scheme(settings.scheme, settings.stores)
-        named = NamedPacks(self.attached, self.topology, self.health, clock, randomness, lambda: scheme)
-        self.keeping = Keeping(
-            index, named, self._writable, clock, randomness, lambda told: None, journal_bytes_min=50_000
+        keeper.on_attached = self._attached
+        reader, rows = self.packs.reader, self.packs.rows
+        self.rewriter = Rewriter(
+            keeper.attached, keeper.topology, index, rows, reader, self.packs.writer, clock, randomness
         )
-        strays = FindStrays(self.attached, index, clock)
-        chores: list[Chore] = [
-            self.repair,
-            self.debts,
-            self.absent,
-            FindReplaced(index, self.away, self.repair.report_lost, clock),
-            self.collect,
-            self.compact,
-            Audit(index, self.objects.auditing(clock).audit, clock, walk_every_s=settings.audit_every_s),
-            Sweep(
-                Disposal(
-                    self.attached,
-                    index,
-                    self._is_gone,
-                    lambda pack: strays.is_awaited(pack) or index.in_doubt(pack),
-                    self.keeping.journal.covers,
-                )
-            ),
-            strays,
-            Cleanup(self.objects.finish_cleanups),
-            *self.keeping.chores,
-        ]
-        self.chores = ChoreRunner(chores, clock, self._chore_failed, index=index, holder=f"node {life}")
+        self.verifier = Verifier(keeper.attached, index, rows, reader, clock)
+        self.managing = StoreManaging(
+            keeper, Elsewhere(), index, self.health, self.background, config, clock, self._tell
+        )
+        self._tasks: list[asyncio.Task[None]] = []
 
     def _spoil(self) -> None:
         self.index.faults.appendleft(self._world.index_fault)
 
-    def topology(self) -> Topology:
-        """All stores that have a slot, those that are away, too."""
-        return Topology(Location(store, device=slot) for slot, store in self._held.items())
-
-    def _away_s(self) -> dict[StoreId, float]:
-        """As the node's: how long stores have been away."""
-        now = self.clock.monotonic()
-        return {
-            store: now - self.health.since(store)
-            for store in self._held.values()
-            if store not in self.attached or self.health.state(store) is StoreState.DOWN
-        }
-
-    def _is_gone(self, store: StoreId) -> bool:
-        return store not in self._held.values()
-
-    def start(self) -> None:
+    async def start(self) -> None:
         """Attach who is there, begin the chores and the watch."""
-        for slot in self._world.slots:
-            if (reason := self._refusal(slot)) is None:
-                self._attach(slot)
-            elif (store := slot.expects.store) is not None:
-                self._held[slot.name] = store
-                self.health.add(store, self.clock.monotonic())
-                self.health.vanished(store, self.clock.monotonic(), reason)
-        self.chores.start()
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        keeper, observer = self.keeper, HealthObserver(self.health, self.clock)
+        await keeper.open()
+        keeper.start(self.health, lambda _, store: observer.measure(store))
+        self._check_not_ahead()
+        self.background.start(self.objects, self.managing.housekeeping)
+        self._watch(keeper.watch())
+        self._watch(self._keep_noting())
+
+    def _watch(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
 
     def unplug(self) -> None:
         """Nothing that this node does reaches a store any more, not even what was to land late."""
         self.power.on = False
-        for store in self._faulty:
+        for store in self.ground.disks:
             store.crash()
 
-    def _refusal(self, slot: "Slot") -> str | None:
-        """Why what is found at a place cannot be used; None when it can. Who is new moves in."""
-        judgement = judge(slot.found, slot.expects)
-        if judgement.attachment is Attachment.NEW:
-            slot.move_in()
-            judgement = judge(slot.found, slot.expects)
-        return None if judgement.attachment is Attachment.READY else judgement.reason
+    async def _keep_noting(self) -> None:
+        while True:
+            status = self.index.status()
+            await self.keeper.note(status.incarnation, status.revision)
+            await self.clock.sleep(NOTE_EVERY_S)
 
-    def _attach(self, slot: "Slot") -> None:
-        world = self._world
-        store = slot.memory.id
-        slot.memory_in_use = slot.memory
-        faulty = FaultyStore(
-            slot.memory,
-            slot.script,
-            clock=self.clock,
-            randomness=world.chance(f"faults of {store} in {self._life}"),
-        )
-        self._faulty.append(faulty)
-        plugged = PluggedStore(faulty, self.power, world.trace, world.nth, world.put_log)
-        self._held[slot.name] = store
-        self.health.add(store, self.clock.monotonic())
-        self.attached[store] = self._observer.measure(plugged)
+    # What the parts tell
 
-    async def _watch(self) -> None:
-        async for _ in paced(self.clock, LOOK_S):
-            await self._round()
-
-    async def _round(self) -> None:
-        """As the keeper's: look at everybody's health, and for those that are away or seem to be."""
-        self._rounds += 1
-        failed = await self._prober.look()
-        for slot in self._world.slots:
-            store = self._held.get(slot.name)
-            away = store not in self.attached and self._rounds % LOOK_EVERY_ROUNDS == 0
-            if away or store in failed:
-                self._look_again(slot)
-        if self._rounds % NOTE_EVERY_ROUNDS == 0:
-            self._note()
-        for event in self.health.take_events():
-            self._world.trace.note(event.store, event.before.value, "->", event.after.value, event.reason)
-
-    def _look_again(self, slot: "Slot") -> None:
-        store = self._held[slot.name]
-        if (reason := self._refusal(slot)) is not None:
-            if self.attached.pop(store, None) is not None:
-                self._world.trace.note("away", store, reason)
-                self.health.vanished(store, self.clock.monotonic(), reason)
-        elif slot.memory is not slot.memory_in_use or store not in self.attached:
-            self.attached.pop(store, None)
-            self._world.trace.note("attached", slot.memory.id)
-            self._attach(slot)
-            self.absent.look_at(slot.memory.id)
-
-    def _note(self) -> None:
-        """As the node's: the stores remember how far the index is, so that old images are recognised."""
-        noted = Noted(self._world.rows.incarnation, self._world.rows.revision)
-        for slot in self._world.slots:
-            if slot.memory is slot.memory_in_use and not slot.script.vanished:
-                slot.note(noted)
-
-    def _writable(self) -> frozenset[StoreId]:
-        health = self.health
-        return frozenset(
-            store for store in self.attached if health.writable(store) and not health.is_full(store)
-        )
+    def _tell(
+        self,
+        text: str,
+        *,
+        kind: str = Kind.NOTE,
+        subject: str = "",
+        before: str = "",
+        after: str = "",
+        evidence: Mapping[str, str] | None = None,
+    ) -> None:
+        self._world.trace.note("event", kind, subject, before, "->", after, text, dict(evidence or {}))
 
     def _damaged(self, pack: PackId, shard: int, what: str) -> None:
         self._world.trace.note("damage", pack.hex(), shard, what)
-        self.repair.report(pack, shard, what)
+        self.background.damaged(pack, shard, what)
 
-    def _mended(self, pack: PackId, why: str) -> None:
-        self.mended += 1
-        self._world.trace.note("mended", pack.hex(), why)
+    def _attached(self, store: StoreId) -> None:
+        self.background.attached(store)
+        self._check_not_ahead()
 
-    def _chore_failed(self, name: str, error: HoldfastError) -> None:
-        self._world.trace.note("chore", name, type(error).__name__, error)
+    def _check_not_ahead(self) -> None:
+        status = self.index.status()
+        ahead = self.keeper.ahead_of(status.incarnation, status.revision)
+        assert not ahead, f"{ahead} have seen more of the index than there is"
+
+    # What is asked
+
+    @property
+    def attached(self) -> dict[StoreId, Store]:
+        """The stores in use."""
+        return self.keeper.attached
+
+    def topology(self) -> Topology:
+        """All stores that have a slot, those that are away, too."""
+        return self.keeper.topology()
+
+    @property
+    def repair(self) -> Repair:
+        """The chore."""
+        return self.background.repair
+
+    @property
+    def compact(self) -> Compact:
+        """The chore."""
+        assert self.background.compact is not None
+        return self.background.compact
+
+    @property
+    def keeping(self) -> Keeping:
+        """Journal and snapshots."""
+        return self.background.keeping
+
+    @property
+    def chores(self) -> ChoreRunner:
+        """All chores."""
+        return self.background.runner
+
+    @property
+    def mended(self) -> int:
+        """How many packs were healed, or have what they were owed."""
+        return self.background.repair.repaired + self.background.debts.paid
 
     @property
     def is_still(self) -> bool:
         """Whether nothing is being changed on any disk, nor may still land there."""
-        return not self.power.changing and not any(store.lands_late for store in self._faulty)
+        return not self.power.changing and not any(store.lands_late for store in self.ground.disks)
 
     @property
     def is_quiet(self) -> bool:
         """Whether every store is in use and nothing is waiting to be mended."""
-        stores = self.topology().stores
         return not self.repair.waiting and all(
             store in self.attached and self.health.readable(store) and not self.health.is_full(store)
-            for store in stores
+            for store in self.topology().stores
         )

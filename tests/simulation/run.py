@@ -37,6 +37,9 @@ COMPACT_EVERY_S = (0.1, 0.5, 3.0)
 """Far more often than a node does it, so that packs move while clients work."""
 
 
+SCRUB_PASS_S = (40.0, 600.0, 600.0)
+
+
 class Finished(Struct, frozen=True):
     """What a run came to."""
 
@@ -70,7 +73,12 @@ def run_seed(seed: int) -> Finished:
 async def _run(seed: int) -> Finished:
     plan = SeededRandomness(f"{seed}/plan")
     settings = LAYOUTS[plan.below(len(LAYOUTS))]
-    world = World(seed, replace(settings, compact_every_s=COMPACT_EVERY_S[seed % len(COMPACT_EVERY_S)]))
+    paced = replace(
+        settings,
+        compact_every_s=COMPACT_EVERY_S[seed % len(COMPACT_EVERY_S)],
+        scrub_pass_s=SCRUB_PASS_S[seed // len(COMPACT_EVERY_S) % len(SCRUB_PASS_S)],
+    )
+    world = World(seed, paced)
     book, troubles = Book(), Troubles(world)
     world.on_crash.append(book.crashed)
     try:

@@ -1,23 +1,23 @@
 """A machine with disks, and on it one node that crashes and starts again, all on a virtual clock.
 
-The disks (`Slot`) and the rows of the index outlive the node; everything else is the node's own, and is
-thrown away with it in mid-flight. What a node does is told from what the world does by a context
-variable: every task that a node starts, however deep, dies with it.
+The disks (`Slot`), the rows of the index and the record of the cluster outlive the node; everything else
+is the node's own, and is thrown away with it in mid-flight. What a node does is told from what the world does
+by a context variable: every task that a node starts, however deep, dies with it.
 """
 
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
-
-from msgspec.structs import replace
 
 from holdfast.base.errors import Bug, HoldfastError
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.index.memory import Fault, MemoryIndex, MemoryRows, Mishap
+from holdfast.node.cluster import Cluster
 from holdfast.stores.faulty import FaultScript
-from holdfast.stores.identity import Expected, Found, Identity, Noted
+from holdfast.stores.identity import Found, Identity
 from holdfast.stores.memory import MemoryStore
 from tests.kit.kept import INCARNATION
 from tests.kit.virtual import VirtualClock
@@ -28,8 +28,6 @@ from tests.simulation.trace import Trace
 
 T = TypeVar("T")
 
-CLUSTER = "simulation"
-
 _process: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("process", default=None)
 
 
@@ -38,16 +36,16 @@ class Crashed(Exception):
 
 
 class Slot:
-    """A place for a disk: which one is in it, what is wrong with it. `noted` is what the node's cluster
-    file says of the place."""
+    """A place for a disk: which one is in it, what is wrong with it."""
 
     def __init__(self, number: int, world: "World") -> None:
         self.name = f"store-{number}"
+        self.path = Path("/disks", self.name)
+        self.world = world
         self.script = FaultScript()
-        self.expects = Expected(CLUSTER, self.name)
+        self.shows_mount_point = False
         self.memory_in_use: MemoryStore | None = None
         self._replaced = 0
-        self._world = world
         self.memory = self._disk(StoreId(self.name))
         self.identity: Identity | None = None
         self.lied = False
@@ -56,27 +54,17 @@ class Slot:
         self._swapped_with: Slot | None = None
 
     def _disk(self, id: StoreId) -> MemoryStore:
-        world = self._world
+        world = self.world
         return MemoryStore(
             id, clock=world.clock, randomness=world.chance("disk " + id), latency_s=world.latency_s
         )
 
     @property
     def found(self) -> Found:
-        """What is seen at this place."""
-        return Found(not self.script.vanished, identity=self.identity)
-
-    def move_in(self) -> None:
-        """The node makes the empty disk its own."""
-        assert self.identity is None
-        self.identity = Identity(self.memory.id, CLUSTER, self.name)
-        self.expects = Expected(CLUSTER, self.name, self.memory.id)
-
-    def note(self, noted: Noted) -> None:
-        """The disk remembers how far the index is, and the node that it does."""
-        assert self.identity is not None
-        self.identity = replace(self.identity, noted=noted)
-        self.expects = replace(self.expects, noted=noted)
+        """What is seen at this place: where a disk is gone, perhaps the directory it was mounted on."""
+        if self.script.vanished:
+            return Found(exists=self.shows_mount_point, device="root")
+        return Found(exists=True, identity=self.identity, device=self.name, mounted=True)
 
     def replace(self) -> None:
         """An empty disk comes in; the node gives it an identity of its own."""
@@ -99,7 +87,7 @@ class Slot:
         self.memory, self.identity = self._disk(id), identity
         for name, content in blobs.items():
             self.memory.spoil(name, content)
-            self._world.put_log.returned.add((id, name))
+            self.world.put_log.returned.add((id, name))
 
     def swap(self, other: "Slot") -> None:
         """The disks of two places change places."""
@@ -121,7 +109,7 @@ class Slot:
     def _pull(self) -> MemoryStore:
         """The disk with what lies on it now; whoever has it in use finds it dead."""
         old = self.memory
-        old.crash(self._world.chance(f"pulled {old.id} {self._world.tick()}"))
+        old.crash(self.world.chance(f"pulled {old.id} {self.world.tick()}"))
         moved = self._disk(old.id)
         for name, content in old.medium.items():
             moved.spoil(name, content)
@@ -193,7 +181,11 @@ class World:
         self.on_crash: list[Callable[[int], None]] = []
         self.put_log = PutLog(self.clock, self.rows)
         self.ticks = 0
-        self.slots = [Slot(number, self) for number in range(settings.stores)]
+        self.cluster: Cluster | None = None
+        self.slots: list[Slot] = []
+        self.places: dict[Path, Slot] = {}
+        for _ in range(settings.stores + settings.spares):
+            self.add_slot()
         self._lives = 0
         self._process: Process | None = None
         self._node: SimulatedNode | None = None
@@ -201,6 +193,13 @@ class World:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(_task_factory)
         loop.set_exception_handler(self._unhandled)
+
+    def add_slot(self) -> Slot:
+        """One more place, with an empty disk."""
+        slot = Slot(len(self.slots), self)
+        self.slots.append(slot)
+        self.places[slot.path] = slot
+        return slot
 
     def chance(self, name: str) -> SeededRandomness:
         """A source of its own for each purpose, so that one does not disturb the other."""
@@ -241,7 +240,7 @@ class World:
 
         async def build() -> SimulatedNode:
             node = SimulatedNode(self, self._lives)
-            node.start()
+            await node.start()
             return node
 
         task = asyncio.get_running_loop().create_task(build(), context=process.context)
@@ -285,7 +284,11 @@ class World:
         assert process is not None
 
         async def serve() -> T:
-            return await request(node)
+            node.under_way += 1
+            try:
+                return await request(node)
+            finally:
+                node.under_way -= 1
 
         task = asyncio.get_running_loop().create_task(serve(), context=process.context)
         try:

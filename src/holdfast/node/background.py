@@ -208,6 +208,11 @@ class Background:
         )
         self.runner = self._make_runner([])
 
+    @property
+    def compact(self) -> Compact | None:
+        """The chore; None before the start, and where nothing may be deleted."""
+        return self._compact
+
     def start(self, objects: Objects, *more: Chore) -> None:
         """Begin, with chores that others have built."""
         index, packs = self._index, self._packs

@@ -42,7 +42,7 @@ class StoreManaging:
             there = frozenset(one for one in keeper.attached if is_up(one))
             return (await cost_of_leaving(index, store, there, there)).lost > 0
 
-        self._commands = StoreCommands(keeper, changes, places, index, is_up, config.scheme, tell)
+        self.commands = StoreCommands(keeper, changes, places, index, is_up, config.scheme, tell)
         self._lister = StoreLister(keeper, health, places, background.census, drain, background.rebalance)
         self.housekeeping = Housekeeping(
             keeper,
@@ -57,4 +57,4 @@ class StoreManaging:
 
     def routes(self) -> Mapping[str, Route]:
         """The internal paths."""
-        return store_routes(self._lister, self._commands)
+        return store_routes(self._lister, self.commands)
