@@ -169,6 +169,66 @@ def test_noise_on_all_stores_ejects_nobody() -> None:
         assert all(ward.state(store) is StoreState.HEALTHY for store in STORES), seed
 
 
+def busy(ward: Ward, rounds: int, latency: "dict[StoreId, float]", stores: "list[StoreId]") -> None:
+    """Reads of 1 ms, or as long as `latency` says, of all stores that are preferred, with looks between."""
+    for _ in range(rounds):
+        ward.now += LOOK_S / 20
+        for store in stores:
+            if ward.health.preferred(store):
+                ward.get(store, latency.get(store, 0.001))
+        ward.look()
+
+
+def test_more_slow_stores_than_may_sit_out_are_asked_after_the_others() -> None:
+    """Three of six at once: none can be told from its peers by a majority, and m = 2 could sit out."""
+    ward = Ward(cap=2)
+    busy(ward, 4, {}, STORES)
+    ward.slow = dict.fromkeys(STORES[:3], 0.040)
+    busy(ward, 12, ward.slow, STORES)
+    assert [store for store in STORES if ward.health.preferred(store)] == STORES[3:]
+    assert sum(ward.health.readable(store) for store in STORES) >= 4, "no more than m are out of use"
+    ward.slow = {}
+    ward.look(30.0)
+    assert all(ward.health.preferred(store) for store in STORES)
+
+
+def test_of_two_stores_the_quicker_one_is_preferred_though_none_ever_sits_out() -> None:
+    ward = Ward(cap=1)
+    for store in STORES[2:]:
+        ward.health.forget(store)
+    ward.slow = {A: 0.050}
+    busy(ward, 12, ward.slow, STORES[:2])
+    assert (ward.health.preferred(A), ward.health.preferred(B)) == (False, True)
+    assert ward.health.readable(A)
+    ward.slow = {}
+    busy(ward, 40, {}, STORES[:2])
+    assert ward.health.preferred(A)
+
+
+def test_suspects_that_are_kept_in_use_are_asked_after_the_others() -> None:
+    ward = Ward(cap=1)
+    for store in (A, B, C):
+        ward.fail(store, FAILURES_SUSPECT)
+    assert [store for store in STORES if not ward.health.readable(store)] == [A]
+    assert [store for store in STORES if not ward.health.preferred(store)] == [A, B, C]
+
+
+def test_noise_on_all_stores_hardly_changes_whom_reads_prefer() -> None:
+    doubted = looks = 0
+    for seed in range(20):
+        chance = random.Random(seed)
+        ward = Ward()
+        for _ in range(80):
+            burst = 10.0 if chance.random() < 0.3 else 1.0
+            for _ in range(15):
+                ward.get(chance.choice(STORES), burst * chance.lognormvariate(-7, 1))
+                ward.now += LOOK_S / 20
+            ward.look()
+            doubted += sum(not ward.health.preferred(store) for store in STORES)
+            looks += len(STORES)
+    assert doubted < 0.01 * looks
+
+
 def test_a_process_that_slept_does_not_blame_the_stores() -> None:
     ward = Ward()
     ward.look(2.0)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.base.ids import StoreId
-from holdfast.packs.hedging import HEDGE_BURST, HEDGE_SHARE, HedgeBudget, PlanState, ReadPlan
+from holdfast.packs.hedging import HEDGE_BURST, HEDGE_SHARE, HedgeBudget, PlanState, ReadPlan, to_avoid
 from holdfast.packs.quorum import PATIENCE_S, SPARE_AFTER_S, STRAGGLER_S, Attempt, Verdict, WriteRound
 
 
@@ -186,6 +186,23 @@ def test_avoided_stores_are_asked_when_nothing_else_is_left() -> None:
     for shard in (0, 1, 2, 5):
         plan.arrive(shard)
     assert plan.state in (PlanState.DIRECT, PlanState.REBUILD)
+
+
+def test_what_is_in_doubt_is_avoided_like_what_is_out_of_use_up_to_half_of_a_pack() -> None:
+    assert to_avoid(range(6), [0], [0, 1, 2]) == {0, 1, 2}
+    assert to_avoid(range(6), [], [1]) == {1}
+    # When nearly everybody is in doubt, it is whoever doubts.
+    assert to_avoid(range(6), [0], [0, 1, 2, 3]) == {0}
+    assert to_avoid(range(2), [], [0]) == {0}
+    assert to_avoid(range(2), [], [0, 1]) == set()
+    assert to_avoid([1, 2], [0, 1], [0, 1]) == {1}
+
+
+def test_with_more_avoided_than_can_be_lost_the_best_of_them_is_asked_and_nothing_twice() -> None:
+    plan = ReadPlan(4, [0], [3, 4, 5, 2, 0, 1], (), [0, 1, 2])
+    assert plan.start() == [3, 4, 5, 2]
+    assert plan.late(2) == [0]
+    assert plan.fail(2) == []
 
 
 @given(st.integers(0, 10_000))

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from holdfast.base.ids import shard_name
+from holdfast.health.comparing import LOOK_S
+from holdfast.health.prober import Prober
 from holdfast.index.port import ABSENT, Committed, Conflict, Expect, Transaction
 from holdfast.packs.errors import BelowFloor, TooFewShardsAnswer, TooManyShardsLost
 from holdfast.packs.hedging import UNCONDITIONAL_S
@@ -158,6 +160,37 @@ async def test_a_hung_store_delays_no_read_by_more_than_a_hedge() -> None:
         assert await read_all(rig, [extent], 0, 100_000) == data[:100_000]
         slowest = max(slowest, rig.clock.monotonic() - began)
     assert slowest < 0.250
+
+
+@pytest.mark.parametrize(("stores", "scheme", "slow"), [(2, Scheme(1, 1), 1), (6, Scheme(2, 1), 2)])
+async def test_slow_stores_beyond_what_may_sit_out_are_read_last(
+    stores: int, scheme: Scheme, slow: int
+) -> None:
+    """A mirror of two, of which one is slow; and two slow ones where one can be done without: of packs that
+    have no more than one of them, reads are quick."""
+    rig = build_rig(stores, ejections_max=scheme.m)
+    prober = Prober(rig.attached, rig.health, rig.clock)
+    data = random.Random(2).randbytes(60_000)
+    extents: list[Extent] = []
+    while len(extents) < 12:
+        extent = (await write(rig, scheme, data)).extent
+        homes = {place.store for place in (await rig.packs.rows.get(extent.pack)).row.places}
+        if len(homes & set(rig.stores[:slow])) == 1:
+            extents.append(extent)
+    for store in rig.stores[:slow]:
+        rig.scripts[store].delay_s = (0.050, 0.060)
+    took: list[float] = []
+    for number in range(600):
+        if number % 5 == 0:
+            await prober.look()
+        began = rig.clock.monotonic()
+        assert await read_all(rig, [extents[number % 12]], 0, 4_096) == data[:4_096]
+        took.append(rig.clock.monotonic() - began)
+        await rig.clock.sleep(LOOK_S / 5)
+    await prober.close()
+    assert sum(rig.health.readable(store) for store in rig.stores) >= stores - scheme.m
+    late = [seconds for seconds in took[100:] if seconds > 0.010]
+    assert len(late) <= 15, "now and then it is tried again, ever more seldom"
 
 
 @pytest.mark.parametrize("fault", ["hang", "write_errors", "vanished", "full"])

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
-from holdfast.health.fence import SLOW_FLOOR_S, upper_fence
+from holdfast.health.fence import SLOW_FACTOR, SLOW_FLOOR_S, upper_fence
 from holdfast.health.record import JUDGED, Record
 from holdfast.health.transitions import StoreState
 from holdfast.stores.measured import Operation
@@ -53,6 +53,23 @@ def compare(records: Mapping[StoreId, Record], looked_at: float, now: float) -> 
     if 2 * len(beyond) > len(records):
         return Comparison({}, frozenset(ordinary | beyond.keys()))
     return Comparison(beyond, frozenset(ordinary))
+
+
+def behind(records: Mapping[StoreId, Record], looked_at: float, now: float) -> frozenset[StoreId]:
+    """Stores that lately needed `SLOW_FACTOR` times what the better half needs at most, each with an answer
+    of its own that is newer than the last look. Unlike `compare` this also tells two stores apart, and as
+    many as half of all: enough to prefer others for reads, too little to take anybody out of use."""
+    found: set[StoreId] = set()
+    for operation in JUDGED:
+        recent = _recent(records, operation, now)
+        if len(recent) < 2:
+            continue
+        better = sorted(recent.values())[(len(recent) - 1) // 2]
+        for store in recent:
+            own = _own(records[store], operation, looked_at, now)
+            if own is not None and own > max(SLOW_FACTOR * better, SLOW_FLOOR_S):
+                found.add(store)
+    return frozenset(found)
 
 
 def _recent(records: Mapping[StoreId, Record], operation: Operation, now: float) -> dict[StoreId, float]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
-from holdfast.health.comparing import LOOK_S, compare
+from holdfast.health.comparing import LOOK_S, behind, compare
 from holdfast.health.damping import FALLS_MAX, FORGIVEN_AFTER_S, hold_s, rest_s
 from holdfast.health.record import Record, StoreCounts, StoreEvent
 from holdfast.health.transitions import Evidence, Guard, StoreState, find
@@ -133,6 +133,14 @@ class StoreHealth:
         """Whether it is the first choice for reads."""
         record = self._records.get(store)
         return record is not None and (record.state in _IN_USE or record.kept)
+
+    def preferred(self, store: StoreId) -> bool:
+        """Whether reads go there first. Who is suspect beyond what may be taken out of use is not, nor who
+        lags behind the better half: they are in use, but others are asked before them."""
+        record = self._records.get(store)
+        if record is None or record.kept:
+            return False
+        return record.state in _IN_USE and record.doubted_until <= self._looked_at
 
     def waited_for(self, store: StoreId) -> bool:
         """Whether a write waits for it."""
@@ -336,6 +344,14 @@ class StoreHealth:
             store: record for store, record in self._records.items() if record.state is not StoreState.DOWN
         }
         found = compare(judged, self._looked_at, now)
+        lagging = behind(judged, self._looked_at, now)
+        for store, record in judged.items():
+            if store in lagging:
+                record.behind.beyond(now)
+                if record.behind.proven(now):
+                    record.doubt(now)
+            elif store in found.ordinary:
+                record.behind.end()
         for store, record in judged.items():
             if store in found.beyond:
                 record.run.beyond(now)

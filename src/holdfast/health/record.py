@@ -47,12 +47,19 @@ class StoreCounts(Struct):
     last_error: str = ""
 
 
+DOUBTED_FIRST_S = 3.0
+DOUBTED_MAX_S = 60.0
+
+
 class Record:
     """One store. Where there are two of a thing, they are by whether a call was `writing`."""
 
     __slots__ = (
+        "behind",
         "calls",
         "counts",
+        "doubted_s",
+        "doubted_until",
         "error_rates",
         "failures",
         "falls",
@@ -100,6 +107,9 @@ class Record:
         self.heard_at = now
         self.lately = {operation: Lately() for operation in JUDGED}
         self.run = SlowRun()
+        self.behind = SlowRun()
+        self.doubted_until = float("-inf")
+        self.doubted_s = DOUBTED_FIRST_S
         self.waits = Tail()
         self.counts = StoreCounts()
 
@@ -112,6 +122,14 @@ class Record:
         """Silence begins anew for every detector."""
         for phi in self.phis:
             phi.heard(now)
+
+    def doubt(self, now: float) -> None:
+        """It lags behind: others are preferred for a while, a longer one each time, since it has few reads to
+        show better with, and each try is paid for by clients."""
+        if now > self.doubted_until:
+            again = now - self.doubted_until <= 2 * DOUBTED_MAX_S
+            self.doubted_s = min(2 * self.doubted_s, DOUBTED_MAX_S) if again else DOUBTED_FIRST_S
+        self.doubted_until = now + self.doubted_s
 
     def forget_failures(self) -> None:
         """A good end of a bad row."""

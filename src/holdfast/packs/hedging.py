@@ -10,7 +10,7 @@ has failed and fewer than k were right.
 2013): each read earns a fraction of a hedge. Rebuilding after an error needs no budget.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
 
 HEDGE_SHARE = 0.04
@@ -39,6 +39,14 @@ class HedgeBudget:
         self._level -= 1.0
         self.hedges += 1
         return True
+
+
+def to_avoid(there: Collection[int], unreadable: Collection[int], doubted: Collection[int]) -> set[int]:
+    """Which shards to read only when nothing else is left: those on stores that are out of use, and those on
+    stores that are in doubt. But when that would be more than half of a pack, doubt says more of who doubts,
+    and a rebuild costs more than a wait: then only the former. Pure."""
+    avoid = {*unreadable, *doubted} & set(there)
+    return avoid if 2 * len(avoid) <= len(there) else set(unreadable) & set(there)
 
 
 class PlanState(Enum):

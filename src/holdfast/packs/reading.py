@@ -23,7 +23,7 @@ from holdfast.packs.format import (
     data_offset,
     wrong_blocks,
 )
-from holdfast.packs.hedging import UNCONDITIONAL_S, HedgeBudget, PlanState, ReadPlan
+from holdfast.packs.hedging import UNCONDITIONAL_S, HedgeBudget, PlanState, ReadPlan, to_avoid
 from holdfast.packs.layout import BLOCK_BYTES, STRIPE_BYTES
 from holdfast.packs.model import Extent
 from holdfast.packs.rows import KnownPack, PackRows
@@ -236,9 +236,11 @@ class Reader:
         there = [shard for shard in known.places if shard not in without]
         needed = known.row.scheme.k - len(known.virtual)
 
+        avoided = self._avoided(known)
+
         def cost(shard: int) -> tuple[bool, bool, float]:
             store = known.places[shard].store
-            away = store not in self._stores or not self._health.readable(store)
+            away = store not in self._stores or shard in avoided
             return away, shard >= known.row.scheme.k, self._health.hedge_after_s(store)
 
         there.sort(key=cost)
@@ -262,11 +264,18 @@ class Reader:
             return data
         return memoryview(data)[start : start + length]
 
+    def _avoided(self, known: KnownPack) -> set[int]:
+        health, places = self._health, known.places
+        out = [shard for shard, place in places.items() if not health.readable(place.store)]
+        doubted = [shard for shard, place in places.items() if not health.preferred(place.store)]
+        return to_avoid(places, out, doubted)
+
     def _copy(self, known: KnownPack) -> int:
         """Which copy of a mirror to read: each in turn, those of well stores first."""
         self._turn += 1
         there = list(known.places)
-        well = [shard for shard in there if self._health.readable(known.places[shard].store)] or there
+        avoided = self._avoided(known)
+        well = [shard for shard in there if shard not in avoided] or there
         return well[self._turn % len(well)] if well else 0
 
     async def _blocks(
@@ -358,8 +367,19 @@ class Reader:
     ) -> dict[int, Buffer]:
         health, clock = self._health, self._clock
         places = known.places
-        avoid = [shard for shard, place in places.items() if not health.readable(place.store)]
-        plan = ReadPlan(known.row.scheme.k, wanted, places, known.virtual, avoid)
+        avoided = self._avoided(known)
+        there: Iterable[int] = places
+        if avoided:
+            # Where it has to be one of those: in doubt rather than out of use, and quick ones first.
+            there = sorted(
+                places,
+                key=lambda shard: (
+                    shard in avoided,
+                    not health.readable(places[shard].store),
+                    health.hedge_after_s(places[shard].store),
+                ),
+            )
+        plan = ReadPlan(known.row.scheme.k, wanted, there, known.virtual, avoided)
         units: dict[int, Buffer] = {}
         errors: list[str] = []
         tasks: dict[asyncio.Task[Buffer], int] = {}
