@@ -1,14 +1,19 @@
 """Three real nodes over one PostgreSQL: any of them serves, and what one leaves the others take up."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import msgspec
 import pytest
 
+from holdfast.base.errors import InvalidInput
 from holdfast.chores.lease import TTL_S
+from holdfast.chores.sharing import OF_EACH_NODE
 from tests.kit.cluster import ClusterNode, TestCluster
 from tests.kit.process import wait_until
 
@@ -42,6 +47,22 @@ def sees(node: ClusterNode, count: int, state: str) -> bool:
     return found == count and (state != "ready" or there == 2 * count)
 
 
+def may_stop(node: ClusterNode) -> tuple[int, list[str]]:
+    """What it answers to whether it may be taken down."""
+    try:
+        with urlopen(f"{node.endpoint}/-/can-stop") as answer:
+            return answer.status, json.load(answer)["reasons"]
+    except HTTPError as error:
+        with error:
+            return error.code, json.load(error)["reasons"]
+
+
+def remove(asked: ClusterNode, node: ClusterNode, force: str = "") -> None:
+    """What `holdfast node remove` says to a node."""
+    name = f"name={node.name}"
+    asked.client().ask("/-/nodes/remove", f"{force[1:]}&{name}" if force else name, method="POST")
+
+
 def body_of(node: ClusterNode, key: str) -> bytes:
     body: bytes = node.s3().get_object(Bucket="bucket", Key=key)["Body"].read()
     return body
@@ -50,8 +71,11 @@ def body_of(node: ClusterNode, key: str) -> bytes:
 def chores_of(node: ClusterNode) -> set[str]:
     """The chores of the whole cluster that a node does."""
     found = msgspec.json.decode(node.client().ask("/-/chores"))["chores"]
-    own = {"census", "housekeeping", "ledger"}
-    return {chore["name"] for chore in found if chore["state"] != "elsewhere" and chore["name"] not in own}
+    return {
+        chore["name"]
+        for chore in found
+        if chore["state"] != "elsewhere" and chore["name"] not in OF_EACH_NODE
+    }
 
 
 @pytest.mark.slow
@@ -77,6 +101,7 @@ def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode
 
     part_by(two, 1)
     part_by(one, 2)
+    assert may_stop(two) == (200, [])
     two.kill()
     # Nobody waits for anybody to notice.
     for number in range(5):
@@ -89,6 +114,10 @@ def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode
     assert body_of(three, "large") == b"".join(bytes([number]) * 5 * MIB for number in (1, 2, 3))
     for node in (one, three):
         wait_until(f"{node.name} to find n2 silent", lambda node=node: sees(node, 1, "silent"))
+
+    code, reasons = may_stop(one)
+    assert code == 412
+    assert any("could not be read without the stores of this node" in reason for reason in reasons)
 
     # It comes back with what it had, and what was owed is paid.
     two.start()
@@ -109,3 +138,19 @@ def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode
     )
     for node in left:
         assert body_of(node, "large")[-1:] == b"\3"
+
+    # Who is alive stays, who still has something goes only with force, and who was removed may come anew.
+    asked = left[0]
+    with pytest.raises(InvalidInput, match="is alive"):
+        remove(asked, left[1])
+    wait_until("the stopped node to be silent", lambda: sees(asked, 1, "silent"))
+    with pytest.raises(InvalidInput, match="shards that are not elsewhere"):
+        remove(asked, holder)
+    remove(asked, holder, "&force=yes")
+    shown = asked.holdfast("node", "list").stdout
+    assert all(node.name in shown for node in left)
+    assert holder.name not in shown
+    assert body_of(left[1], "large")[:1] == b"\1"
+    holder.start()
+    wait_for_all(nodes)
+    assert body_of(holder, "large")[:1] == b"\1"

@@ -20,12 +20,12 @@ from holdfast.node.config_cluster import (
     Engine,
     IndexAddress,
     PeerAddress,
-    TlsFiles,
     fit_name,
     read_secret_file,
 )
 from holdfast.node.config_file import read_config_file
 from holdfast.scheme import Scheme
+from holdfast.stores.peer.tls import TlsFiles
 
 HERE = Path("/srv/here")
 FILE = Path("/etc/holdfast/holdfast.toml")
@@ -234,7 +234,7 @@ def test_a_file_may_make_a_node_of_a_cluster() -> None:
         peer=PeerAddress("0.0.0.0", 9101),
         advertise=PeerAddress("[fe80::1]", 9101),
         client="https://s3-1.example.org:443",
-        tls=TlsFiles(here / "node.pem", here / "node.key", Path("/ca.pem")),
+        tls=TlsFiles(authority=Path("/ca.pem"), certificate=here / "node.pem", key=here / "node.key"),
     )
     # What one node has says nothing about what all have.
     assert (config.scheme, config.scheme_given) == (Scheme(4, 2), False)

@@ -26,9 +26,9 @@ _START = "Start it with `holdfast serve`"
 
 
 class NodeClient:
-    """Asks the node that runs on a data folder."""
+    """Asks the node that runs on a data folder, or another of its cluster at `endpoint`."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, endpoint: str = "") -> None:
         runtime = read_runtime(config.data)
         if runtime is None:
             raise Unavailable(
@@ -41,7 +41,7 @@ class NodeClient:
                 f"There are no credentials in {config.data}:",
                 hint="set HOLDFAST_ACCESS_KEY_ID and HOLDFAST_SECRET_ACCESS_KEY as for the node.",
             )
-        self.endpoint = runtime.endpoint
+        self.endpoint = endpoint or runtime.endpoint
         self._credentials: Credentials = credentials
         self._region = runtime.region
         self._clock = clock

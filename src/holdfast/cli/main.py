@@ -17,7 +17,7 @@ from holdfast import __version__
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.randomness import SystemRandomness
-from holdfast.cli import balance, bucket, store
+from holdfast.cli import balance, bucket, node, store
 from holdfast.cli.exits import Exit, as_ours, sentence
 from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
 from holdfast.node.config import Given, StorePlace
@@ -35,6 +35,8 @@ _USAGE_ERROR = 2
 app.add_typer(store.app, name="store")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(balance.app, name="balance")
+app.add_typer(node.app, name="node")
+app.add_typer(node.cluster_app, name="cluster")
 
 
 @app.command()
@@ -46,6 +48,9 @@ def serve(
     ] = None,
     scheme: Annotated[
         str | None, typer.Option("--scheme", help="How new buckets are protected, as rs-4-2 or mirror-3.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="This node's name in its cluster (default the host's).")
     ] = None,
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on (default 127.0.0.1).")
@@ -60,6 +65,7 @@ def serve(
         data=data,
         stores=tuple(StorePlace(path=path) for path in store) if store else None,
         scheme=scheme,
+        name=name,
         host=host,
         port=port,
     )

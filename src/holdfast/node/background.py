@@ -168,7 +168,7 @@ class Background:
             fence=lambda: self.runner.fence("scrub"),
         )
         self.debts = PayDebts(rewriter, index, self._writable, clock, self._paid)
-        self.census = Census(index, stores, self._is_up, topology, clock)
+        self.census = Census(index, stores, self._is_up, topology, clock, keeper.own)
         self.census.on_counted = self._counted
         self._default_m = health.ejections_max
         self._absent = FindAbsent(stores, index, self.repair.report, lambda: self.repair.has_room)

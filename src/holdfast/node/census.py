@@ -29,13 +29,18 @@ _DEBTS = b"debt/"
 class Count:
     """One walk's result so far."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, own: frozenset[StoreId] = frozenset()) -> None:
         self._topology = topology
+        self._own = own
         self._survives: dict[tuple[frozenset[StoreId], int], Mapping[Level, int]] = {}
         self.packs = 0
         self.bytes_stored = 0
         self.degraded = 0
         self.unreadable = 0
+        self.unreadable_without_own = 0
+        """Packs that can be read now, and could not without the stores of this node."""
+        self.redundancy_most = 0
+        """The greatest m of any pack."""
         self.debts = 0
         self.shards_missing = 0
         self.losses_survivable: int | None = None
@@ -55,6 +60,9 @@ class Count:
         left = len(homes) - layout.real_data_shards
         if row.scheme.m and (self.redundancy_least is None or row.scheme.m < self.redundancy_least):
             self.redundancy_least = row.scheme.m
+        self.redundancy_most = max(self.redundancy_most, row.scheme.m)
+        if left >= 0 and left < sum(store in self._own for store in homes):
+            self.unreadable_without_own += 1
         self.packs += 1
         self.schemes[row.scheme.name] += 1
         self.bytes_stored += len(row.places) * layout.shard_bytes
@@ -91,12 +99,14 @@ class Census:
         is_up: Callable[[StoreId], bool],
         topology: Callable[[], Topology],
         clock: Clock,
+        own: Callable[[], frozenset[StoreId]] = frozenset,
     ) -> None:
         self._index = index
         self._stores = stores
         self._is_up = is_up
         self._topology = topology
         self._clock = clock
+        self._own = own
         self._count: Count | None = None
         self._next = _PACKS
         self._done = Count(topology())
@@ -136,7 +146,7 @@ class Census:
     async def _step(self) -> bool:
         count = self._count
         if count is None:
-            count = self._count = Count(self._topology())
+            count = self._count = Count(self._topology(), self._own())
             count.began_at = self._clock.monotonic()
             self._next = _PACKS
         there = frozenset(store for store in self._stores if self._is_up(store))

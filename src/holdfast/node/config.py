@@ -20,11 +20,11 @@ from holdfast.node.config_cluster import (
     PEER_PORT_DEFAULT,
     ClusterSettings,
     IndexAddress,
-    TlsFiles,
     fit_name,
     read_name,
 )
 from holdfast.scheme import Scheme, parse_scheme
+from holdfast.stores.peer.tls import TlsFiles
 
 DATA_DEFAULT = Path("holdfast-data")
 STORES_DEFAULT = 6
@@ -195,7 +195,9 @@ def _placed(cluster: ClusterSettings | None, here: Path) -> ClusterSettings | No
     tls = cluster.tls
     if tls is not None:
         tls = TlsFiles(
-            absolute(tls.certificate, here), absolute(tls.key, here), absolute(tls.authority, here)
+            authority=absolute(tls.authority, here),
+            certificate=absolute(tls.certificate, here),
+            key=absolute(tls.key, here),
         )
     return replace(cluster, secret_file=absolute(cluster.secret_file, here), tls=tls)
 

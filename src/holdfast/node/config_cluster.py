@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from holdfast.base.errors import InvalidInput
 from holdfast.cluster.rows import NODE_NAME
+from holdfast.stores.peer.tls import TlsFiles
 
 PEER_PORT_DEFAULT = 9100
 ETCD_PORT_DEFAULT = 2379
@@ -69,14 +70,6 @@ class PeerAddress(Struct, frozen=True):
     def is_everywhere(self) -> bool:
         """Whether it means all addresses of a machine, and so none that another could connect to."""
         return self.host in _EVERYWHERE
-
-
-class TlsFiles(Struct, frozen=True):
-    """Certificates for traffic between nodes: one's own with its key, and whoever signs those of all."""
-
-    certificate: Path
-    key: Path
-    authority: Path
 
 
 class ClusterSettings(Struct, frozen=True, kw_only=True):

@@ -93,7 +93,6 @@ from holdfast.node.config_cluster import (
     PEER_PORT_DEFAULT,
     ClusterSettings,
     PeerAddress,
-    TlsFiles,
     read_address,
     read_advertised,
     read_client_url,
@@ -101,6 +100,7 @@ from holdfast.node.config_cluster import (
     read_name,
 )
 from holdfast.scheme import K_MAX, M_MAX
+from holdfast.stores.peer.tls import TlsFiles
 
 MEMORY_BYTES_MIN = 64 * MIB
 REQUESTS_MAX = 65_536
@@ -255,7 +255,11 @@ def _cluster(raw: object, here: Path) -> ClusterSettings:
         peer=peer,
         advertise=table.read("advertise", read_advertised, None),
         client=table.read("client", read_client_url, ""),
-        tls=TlsFiles(*(given[key] for key in _TLS)) if given else None,
+        tls=TlsFiles(
+            authority=given["tls_authority"], certificate=given["tls_certificate"], key=given["tls_key"]
+        )
+        if given
+        else None,
     )
 
 

@@ -7,7 +7,6 @@ on its own, whoever asks.
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 
 from holdfast import __version__
@@ -23,10 +22,10 @@ from holdfast.health.events import Teller
 from holdfast.index.port import Index
 from holdfast.node.cluster import Draining, read_cluster
 from holdfast.node.config import Config
-from holdfast.node.config_cluster import PeerAddress, TlsFiles
+from holdfast.node.config_cluster import PeerAddress
 from holdfast.node.keeper import Decorate, Held, Keeper
 from holdfast.node.peers import Peers, dial_peers
-from holdfast.stores.peer import SPEAKS, PeerIdentity, PeerServer
+from holdfast.stores.peer import SPEAKS, PeerIdentity, PeerServer, client_tls, server_tls
 from holdfast.stores.port import Attachment, Store
 
 DRAIN_S = 2.0
@@ -84,7 +83,6 @@ class Joining:
         self._started_ms = int(clock.wall() * 1000)
         self._client = self._settings.client
         self._peer = str(self._settings.advertise or self._settings.peer)
-        self.draining = False
         self.stopping = False
         self.reading: Callable[[], int] = lambda: index.status().revision
         self.on_change: list[Callable[[Changed], None]] = []
@@ -117,13 +115,19 @@ class Joining:
         """Whether this node may be sent requests."""
         return self.presence.is_ready and not self.stopping
 
+    @property
+    def draining(self) -> bool:
+        """Whether all stores of this node are being emptied."""
+        lines = [self._keeper.cluster.slots[slot] for slot in self._keeper.held]
+        return bool(lines) and all(line.draining is not Draining.NO for line in lines)
+
     async def check(self) -> None:
         """Raises Fenced when this node's name is another's."""
         await self.presence.check()
 
     async def join(self, health: StoreHealth, decorate: Decorate) -> None:
         """Serve peers, and be a member. Raises InvalidInput (address, certificates), Fenced, Unavailable."""
-        keeper, settings = self._keeper, self._settings
+        keeper, settings, tls = self._keeper, self._settings, self._settings.tls
         keeper.be_node(self.identity.uuid)
         self._server = PeerServer(
             OwnStores(keeper),
@@ -133,7 +137,7 @@ class Joining:
             self._randomness,
             host=settings.peer.bare_host,
             port=settings.peer.port,
-            tls=_context(settings.tls, server=True),
+            tls=server_tls(tls) if tls is not None else None,
         )
         await self._server.start()
         self._peer = str(settings.advertise or _reachable(settings.peer, self._server.port))
@@ -142,7 +146,9 @@ class Joining:
             keeper,
             health,
             decorate,
-            dial_peers(self.identity, self._secret, self._randomness, _context(settings.tls, server=False)),
+            dial_peers(
+                self.identity, self._secret, self._randomness, client_tls(tls) if tls is not None else None
+            ),
             self._clock,
             self._tell,
         )
@@ -193,8 +199,28 @@ class Joining:
                 self._described(slot, held, held.id)
                 for slot, held in self._keeper.held.items()
                 if held.id is not None
-            ),
+            )
+            + self._unnamed(),
             self._started_ms,
+        )
+
+    def _unnamed(self) -> tuple[MemberStore, ...]:
+        """Stores on record that the configuration does not name any more: away, but not gone."""
+        return tuple(
+            MemberStore(
+                slot,
+                line.store,
+                "local",
+                "local",
+                self.name,
+                line.device,
+                Attachment.MISSING.value,
+                "It is not in the configuration of its node.",
+                takes_new=False,
+                path=line.path,
+            )
+            for slot, line in self._keeper.cluster.slots.items()
+            if slot not in self._keeper.held and line.store is not None
         )
 
     def _described(self, slot: str, held: Held, store: StoreId) -> MemberStore:
@@ -234,22 +260,3 @@ def _reachable(listening: PeerAddress, port: int) -> PeerAddress:
             hint=f'add advertise = "..." to [cluster], as "10.0.0.1:{port}".',
         )
     return PeerAddress(listening.host, port)
-
-
-def _context(files: TlsFiles | None, *, server: bool) -> ssl.SSLContext | None:
-    """Certificates of both sides, signed by one authority. Names in them are not looked at: who a node is,
-    the secret says."""
-    if files is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_cert_chain(files.certificate, files.key)
-        context.load_verify_locations(files.authority)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidInput(
-            f"The certificates of [cluster] cannot be used ({error}):",
-            hint=f"see {files.certificate}, {files.key} and {files.authority}.",
-        ) from None
-    return context

@@ -496,6 +496,10 @@ class Keeper:
             if held.opened is not None:
                 await self.let_go(held)
 
+    def own(self) -> frozenset[StoreId]:
+        """The stores of this node."""
+        return frozenset(held.id for held in self.held.values() if held.id is not None)
+
     def slot_of(self, store: StoreId) -> str:
         """The slot of a store, or its own id when it has none any more."""
         if (other := self.others.get(store)) is not None:

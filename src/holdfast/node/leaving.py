@@ -53,6 +53,13 @@ async def cost_of_leaving(
 ) -> Cost:
     """What lies on `store`, and what its loss would leave, given the stores that are `there` and the `others`
     that would take what lies on it."""
+    return await cost_of_all_leaving(index, frozenset({store}), there, others)
+
+
+async def cost_of_all_leaving(
+    index: Index, stores: frozenset[StoreId], there: frozenset[StoreId], others: frozenset[StoreId]
+) -> Cost:
+    """The same for `stores` that leave together."""
     cost = Cost(remaining=Counter(), short=Counter())
     start = _PACKS
     while True:
@@ -61,12 +68,13 @@ async def cost_of_leaving(
             if not isinstance(item, Row):
                 continue
             row = decode_row(item.value)
-            if all(place_.store != store for place_ in row.places):
+            leaving = sum(place_.store in stores for place_ in row.places)
+            if not leaving:
                 continue
             layout = Layout(row.scheme.k, row.stored_bytes)
-            left = sum(place_.store in there and place_.store != store for place_ in row.places)
-            cost.shards += 1
-            cost.bytes_held += layout.shard_bytes
+            left = sum(place_.store in there and place_.store not in stores for place_ in row.places)
+            cost.shards += leaving
+            cost.bytes_held += leaving * layout.shard_bytes
             cost.remaining[max(-1, left - layout.real_data_shards)] += 1
             if layout.real_data_shards + row.scheme.m > len(others):
                 cost.short[row.scheme] += 1

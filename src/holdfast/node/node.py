@@ -156,6 +156,7 @@ class Node:
             config,
             clock,
             self._events.tell,
+            self.joining,
         )
         self._server = S3Server(
             self._objects,

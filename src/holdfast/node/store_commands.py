@@ -6,7 +6,7 @@ with `force`; the index is out of a store before the store goes; and commands co
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -30,7 +30,9 @@ Asked = Mapping[str, str]
 
 
 class StoreCommands:
-    """Carries out commands. `is_up` says which stores answer, `tell` takes what happened."""
+    """Carries out commands. `is_up` says which stores answer, `tell` takes what happened; `node` is this
+    one's name where there are several: slots may be called `<node>/<slot>` then, and only its own are
+    changed."""
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class StoreCommands:
         is_up: Callable[[StoreId], bool],
         default_scheme: Scheme,
         tell: Callable[[str], None],
+        node: str = "",
     ) -> None:
         self._keeper = keeper
         self._changes = changes
@@ -49,6 +52,7 @@ class StoreCommands:
         self._is_up = is_up
         self._default_scheme = default_scheme
         self._tell = tell
+        self._node = node
         self._one_by_one = asyncio.Lock()
 
     async def do(self, action: str, asked: Asked) -> Done:
@@ -75,7 +79,10 @@ class StoreCommands:
                 f"There is a slot {slot!r} already, at {keeper.cluster.slots[slot].path}.",
                 hint="Name another, or none; or see `holdfast store replace`.",
             )
-        region, zone, host = (read_label(asked.get(name) or "local") for name in ("region", "zone", "host"))
+        region, zone, host = (
+            read_label(asked.get(name) or (self._node if name == "host" else "") or "local")
+            for name in ("region", "zone", "host")
+        )
         place = StorePlace(await self._empty_directory(asked, slot), slot, region, zone, host)
         await self._changes.admit(place)
         self._membership.arrived(slot)
@@ -100,6 +107,11 @@ class StoreCommands:
             store.usage.bytes_free
             for name, store in keeper.held.items()
             if store.id in others and store.usage is not None and name != slot
+        )
+        room += sum(
+            other.usage.bytes_free
+            for other in keeper.others.values()
+            if other.id in others and other.usage is not None
         )
         if cost.bytes_held > room:
             raise InvalidInput(
@@ -179,6 +191,7 @@ class StoreCommands:
 
     async def _remove(self, asked: Asked) -> Done:
         keeper, forced = self._keeper, bool(asked.get("force"))
+        asked = {**asked, "slot": self._own(asked.get("slot", ""))}
         if asked.get("slot") not in keeper.held and asked.get("slot", "") in keeper.cluster.slots:
             return await self._forget(asked["slot"], forced=forced)
         slot = self._slot(asked)
@@ -228,25 +241,42 @@ class StoreCommands:
     # What is there
 
     def _slot(self, asked: Asked) -> str:
-        slot = asked.get("slot", "")
+        slot = self._own(asked.get("slot", ""))
         if slot not in self._keeper.held:
             raise InvalidInput(
                 f"There is no slot {slot!r}:", hint=f"there are {', '.join(self._keeper.held)}."
             )
         return slot
 
-    def _others(self, slot: str) -> frozenset[StoreId]:
-        """Stores that would take what lies on a slot."""
+    def _own(self, slot: str) -> str:
+        """A slot of this node as the node itself calls it. Raises InvalidInput for one of another's."""
+        node, slash, rest = slot.partition("/")
+        if not slash or not self._node:
+            return slot
+        if node != self._node:
+            raise InvalidInput(f"{slot} is a store of node {node}:", hint="say this on that node.")
+        return rest
+
+    def others(self, leaving: Container[str]) -> frozenset[StoreId]:
+        """Stores, of all nodes, that would take what lies on slots of this one."""
         keeper = self._keeper
-        return frozenset(
+        elsewhere = frozenset(
+            other.id
+            for other in keeper.others.values()
+            if other.store is not None and other.row.takes_new and self._is_up(other.id)
+        )
+        return elsewhere | frozenset(
             held.id
             for name, held in keeper.held.items()
-            if name != slot
+            if name not in leaving
             and held.id is not None
             and held.opened is not None
             and self._is_up(held.id)
             and keeper.takes_new(name)
         )
+
+    def _others(self, slot: str) -> frozenset[StoreId]:
+        return self.others((slot,))
 
     async def _cost(self, held: Held, others: frozenset[StoreId]) -> Cost:
         if held.id is None:

@@ -1,0 +1,72 @@
+"""The commands `holdfast node list|drain|remove` and `holdfast cluster status`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.base.clock import SystemClock
+from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
+from holdfast.node.config import Given
+
+app = typer.Typer(help="The nodes of the cluster: see, empty, remove.", no_args_is_help=True)
+cluster_app = typer.Typer(help="The cluster as a whole.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(help="The node's name, as `holdfast node list` shows it.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Accept what it costs, which is printed.")]
+
+
+@app.command("list")
+def list_nodes(data: DataOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show every node of the cluster, and whether it serves."""
+    from holdfast.cli.noding import show_nodes
+
+    show_nodes(read_config(config, Given(data=data)), SystemClock(), as_json=json)
+
+
+@app.command()
+def drain(
+    name: NameArgument,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Keep it after all.")] = False,
+    force: ForceOption = False,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Move everything off all stores of a node, so that it can be removed."""
+    _command("drain", {"name": name, "cancel": _yes(cancel), "force": _yes(force)}, data, config, json)
+
+
+@app.command()
+def remove(
+    name: NameArgument,
+    force: ForceOption = False,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take a node that was stopped, or lost, out of the cluster."""
+    _command("remove", {"name": name, "force": _yes(force)}, data, config, json)
+
+
+@cluster_app.command("status")
+def cluster_status(
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds.")] = False,
+) -> None:
+    """Show the nodes, the stores of all of them, the index and the packs."""
+    from holdfast.cli.noding import show_cluster
+
+    show_cluster(read_config(config, Given(data=data)), SystemClock(), as_json=json, watch=watch)
+
+
+def _command(action: str, asked: dict[str, str], data: Path | None, config: Path | None, json: bool) -> None:
+    from holdfast.cli.noding import command_nodes
+
+    command_nodes(read_config(config, Given(data=data)), SystemClock(), action, asked, as_json=json)
+
+
+def _yes(given: bool) -> str:
+    return "yes" if given else ""

@@ -1,0 +1,61 @@
+"""`holdfast node` and `holdfast cluster`: asks the node that runs here, or has it name the one to ask."""
+
+from collections.abc import Mapping
+from urllib.parse import quote, urlencode
+
+import msgspec
+import typer
+
+from holdfast.base.clock import Clock
+from holdfast.base.errors import InvalidInput
+from holdfast.cli.asking import show_status
+from holdfast.cli.client import NodeClient
+from holdfast.cli.output import console, nodes_view, show
+from holdfast.cli.storing import COMMAND_TIMEOUT_S, decoded
+from holdfast.node.config import Config
+from holdfast.node.node_commands import NODES_PATH, NodeList
+from holdfast.node.stores import Done
+
+
+def show_nodes(config: Config, clock: Clock, *, as_json: bool) -> None:
+    """Print all nodes."""
+    raw = NodeClient(config, clock).ask(NODES_PATH)
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+        return
+    found = decoded(raw, NodeList)
+    show(console(), nodes_view(found.nodes, asked=found.asked))
+
+
+def show_cluster(config: Config, clock: Clock, *, as_json: bool, watch: bool) -> None:
+    """Print the status, of a cluster. Raises InvalidInput where there is but one node."""
+    if config.cluster is None:
+        raise InvalidInput(
+            "This node is alone: its index is embedded.", hint="`holdfast status` shows how it is."
+        )
+    show_status(config, clock, as_json=as_json, watch=watch)
+
+
+def command_nodes(
+    config: Config, clock: Clock, action: str, asked: Mapping[str, str], *, as_json: bool
+) -> None:
+    """Have something done about a node, and print what was done: to drain itself the node is asked, to remove
+    one the node that runs here."""
+    client, name = NodeClient(config, clock), asked["name"]
+    if action == "drain":
+        found = decoded(client.ask(NODES_PATH), NodeList)
+        target = next((node for node in found.nodes if node.name == name), None)
+        if target is None:
+            known = ", ".join(node.name for node in found.nodes)
+            raise InvalidInput(f"There is no node {name!r} in this cluster:", hint=f"there are {known}.")
+        if name != found.asked:
+            client = NodeClient(config, clock, target.client)
+    query = urlencode(
+        sorted((key, value) for key, value in asked.items() if value), quote_via=quote, safe="-_.~"
+    )
+    raw = client.ask(f"{NODES_PATH}/{action}", query, method="POST", timeout_s=COMMAND_TIMEOUT_S)
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+        return
+    for line in decoded(raw, Done).sentences:
+        typer.echo(line)
