@@ -283,7 +283,17 @@ def is_whole(status: Status) -> bool:
         status.state is NodeState.ONLINE
         and packs.degraded == packs.debts == packs.repairs_waiting == packs.unreadable == 0
         and (status.recovery is None or status.recovery.left_to_read == 0)
+        and not members_out(status)
     )
+
+
+def members_out(status: Status) -> set[str]:
+    """The slots whose member of the index is not current."""
+    return {
+        member.name
+        for member in status.index.members
+        if not member.name.startswith("copy ") and member.state != "current"
+    }
 
 
 class Drill:
@@ -404,6 +414,15 @@ class Drill:
     async def whole(self) -> None:
         """Wait until all is whole."""
         await self._until(is_whole, self._clock.monotonic(), "redundancy")
+
+
+def is_out(*slots: str) -> Callable[[Status], bool]:
+    """Whether the stores of these slots, and the members of the index on them, are known not to be well."""
+
+    def holds(status: Status) -> bool:
+        return members_out(status) >= set(slots) and all(store_is(slot)(status) for slot in slots)
+
+    return holds
 
 
 def store_is(slot: str, *states: str) -> Callable[[Status], bool]:

@@ -2,7 +2,8 @@
 
     python -m tests.kit.drill_node serve --port N
 
-It is what `holdfast serve` runs, with `FaultyStore` between each store and the house, and real files below.
+It is what `holdfast serve` runs, with `FaultyStore` between each store and the house, `faulty_index` below
+the index on the same disks, and real files below both.
 Orders come through the named pipe `faults` in the working directory, one JSON object a line:
 `{"slot": "disk3", "hang": true}` sets fields of that slot's script, `{"slot": "disk3", "well": true}` ends
 all that is wrong with it.
@@ -23,6 +24,7 @@ from holdfast.node.node import Node
 from holdfast.node.running import run_node
 from holdfast.stores.faulty import FaultScript, FaultyStore
 from holdfast.stores.port import Range, Store
+from tests.kit import faulty_index
 from tests.kit.unsynced import record
 
 PIPE = "faults"
@@ -101,6 +103,8 @@ def main() -> None:
     scripts = Scripts(Path.cwd() / PIPE)
     threading.Thread(target=scripts.follow, daemon=True).start()
     clock, randomness = SystemClock(), SystemRandomness()
+
+    faulty_index.install(scripts.of, randomness)
 
     def wrap(slot: str, store: Store) -> Store:
         return LyingStore(store, scripts.of(slot), clock, randomness)

@@ -254,4 +254,4 @@ def delete_store(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return not path.exists()
 
-    wait_until(f"{path} to go", gone, timeout_s=20)
+    wait_until(f"{path} to go", gone, look_every_s=0.01)

@@ -19,7 +19,7 @@ import pytest
 
 from holdfast.node.status import Status
 from tests.kit.audit import Audit, audit
-from tests.kit.drill import HEADING, Drill, DrillNode, Load, Outcome, store_is
+from tests.kit.drill import HEADING, Drill, DrillNode, Load, Outcome, is_out, store_is
 from tests.kit.harm import Harm, harmed
 from tests.kit.regions import index_regions
 from tests.kit.s3 import call
@@ -125,6 +125,7 @@ async def test_disks_that_fail_under_load(tmp_path: Path) -> None:
             "9 a disk takes no writes",
             lambda: node.tell("disk4", write_errors=1.0),
             well("disk4"),
+            noticed=is_out("disk4"),
             hidden=True,
         )
         await drill.run("9 a disk is full", lambda: node.tell("disk5", full=True), well("disk5"), hidden=True)
@@ -145,10 +146,31 @@ async def test_disks_that_fail_under_load(tmp_path: Path) -> None:
             well("disk3"),
         )
         await drill.run(
-            "20 a disk hangs", lambda: node.tell("disk4", hang=True), well("disk4"), noticed=store_is("disk4")
+            "20 a disk hangs", lambda: node.tell("disk4", hang=True), well("disk4"), noticed=is_out("disk4")
         )
         for outcome in drill.outcomes:
             outcome.check()
+
+
+async def test_disks_that_fail_take_the_index_on_them_along(tmp_path: Path) -> None:
+    """On m disks at once, among them the one with the copy of the rows that is read."""
+    async with drilling(tmp_path) as drill:
+        node = drill.node
+
+        def both(**script: object) -> Callable[[], None]:
+            return lambda: [node.tell(slot, **script) for slot in ("disk1", "disk2")] and None
+
+        well = both(well=True)
+        outcome = await drill.run(
+            "8 two disks cannot be read", both(read_errors=1.0), well, noticed=is_out("disk1", "disk2")
+        )
+        outcome.check()
+        outcome = await drill.run("10 half of all syncs fail on two disks", both(sync_errors=0.5), well)
+        outcome.check()
+        outcome = await drill.run(
+            "20 two disks hang", both(hang=True), well, noticed=is_out("disk1", "disk2")
+        )
+        outcome.check()
 
 
 async def test_a_second_fault_during_repair_up_to_m_and_then_one_more(tmp_path: Path) -> None:

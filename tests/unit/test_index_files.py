@@ -21,6 +21,7 @@ from holdfast.index.sqlite import DirectoryCopy, DirectoryMember, IndexOptions, 
 from holdfast.index.sqlite.checkpoint import row_checksum
 from holdfast.index.sqlite.copy import CopyFailed, DirectoryCopyFiles
 from tests.kit.index_files import QUICK, disk, open_files
+from tests.kit.process import delete_store
 
 PATIENT = replace(QUICK, copies=replace(QUICK.copies, hedge_s=60.0))
 """For what depends on a second copy's opinion: on a busy machine it comes late."""
@@ -268,7 +269,7 @@ async def test_two_of_five_members_spoiled_and_all_copies_lost(tmp_path: Path, h
         await until(lambda: set(members(index).values()) == {"current"}, index)
     # What was copied anew is as good as the others.
     for number in (0, 2):
-        shutil.rmtree(disk(tmp_path, number))
+        delete_store(disk(tmp_path, number))
         disk(tmp_path, number)
     async with opened(tmp_path, 5) as index:
         await holds(index, rows)
@@ -278,7 +279,7 @@ async def test_one_member_alone_with_a_majority_of_empty_ones_is_refused_with_na
     async with opened(tmp_path) as index:
         await fill(index, b"row", 20)
     for number in (0, 1):
-        shutil.rmtree(disk(tmp_path, number) / "index")
+        delete_store(disk(tmp_path, number) / "index")
     with pytest.raises(
         Unavailable, match=r"needs 2 of its 3 members and has 1.*disk0.*is empty.*disk1"
     ) as caught:
@@ -292,7 +293,7 @@ async def test_directories_removed_while_it_runs_are_survived_and_taken_back_whe
     async with opened(tmp_path, 5) as index:
         rows = await fill(index, b"row", 100)
         for number in (0, 1):
-            shutil.rmtree(tmp_path / f"disk{number}")
+            delete_store(tmp_path / f"disk{number}")
         rows |= await fill(index, b"without", 100)
         await holds(index, rows)
         await until(lambda: list(members(index).values()).count("out") == 2, index)
@@ -306,7 +307,7 @@ async def test_directories_removed_while_it_runs_are_survived_and_taken_back_whe
         await until(lambda: sorted(copies(index)) == ["idle", "idle", "ready", "ready", "ready"], index)
         rows |= await fill(index, b"with", 100)
     for number in (2, 3):
-        shutil.rmtree(disk(tmp_path, number))
+        delete_store(disk(tmp_path, number))
     async with opened(tmp_path, 5) as index:
         await holds(index, rows)
 
@@ -316,7 +317,7 @@ async def test_below_a_majority_commits_end_in_time_and_reads_go_on(tmp_path: Pa
         rows = await fill(index, b"row", 20)
     async with opened(tmp_path, options=IMPATIENT) as index:
         for number in (0, 1):
-            shutil.rmtree(tmp_path / f"disk{number}")
+            delete_store(tmp_path / f"disk{number}")
         answers = []
         for number in range(3):
             try:
@@ -465,7 +466,7 @@ async def test_copies_lost_while_it_runs_are_made_anew(tmp_path: Path) -> None:
 async def test_a_member_is_moved_to_another_disk(tmp_path: Path) -> None:
     async with opened(tmp_path) as index:
         rows = await fill(index, b"row", 200)
-        shutil.rmtree(disk(tmp_path, 2))
+        delete_store(disk(tmp_path, 2))
         await index.replace_member("disk2", DirectoryMember("disk9", disk(tmp_path, 9) / "index"))
         assert set(members(index)) == {"disk0", "disk1", "disk9"}
         with pytest.raises(InvalidInput, match="disk2"):
@@ -481,10 +482,10 @@ async def test_five_members_become_three_and_go_on_without_the_two(tmp_path: Pat
             await index.drop_member(gone)
             await index.drop_member(gone)  # asked again
             await index.remove_copy(gone)
-            shutil.rmtree(disk(tmp_path, int(gone[-1])))
+            delete_store(disk(tmp_path, int(gone[-1])))
         assert set(index.members) == {"disk0", "disk2", "disk3"}
         rows |= await fill(index, b"more", 20)
-        shutil.rmtree(disk(tmp_path, 0))
+        delete_store(disk(tmp_path, 0))
         rows |= await fill(index, b"and more", 20)
         await holds(index, rows)
     async with opened(tmp_path, members=5) as index:
@@ -497,7 +498,7 @@ async def test_a_member_is_not_dropped_when_the_others_are_too_few(tmp_path: Pat
         rows = await fill(index, b"row", 20)
         # One that is still being brought up is not current either, and is for a moment when it has been.
         await until(lambda: set(members(index).values()) == {"current"}, index)
-        shutil.rmtree(disk(tmp_path, 1))
+        delete_store(disk(tmp_path, 1))
         await until(lambda: members(index)["disk1"] != "current", index)
         with pytest.raises(InvalidInput, match="Without 'disk0' the index has 1 of 2"):
             await index.drop_member("disk0")

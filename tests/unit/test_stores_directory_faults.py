@@ -455,8 +455,14 @@ async def test_a_disk_that_is_really_full_refuses_puts_and_takes_deletes(small_d
 
 
 async def test_a_disk_that_is_really_read_only_still_reads(small_disk: Path) -> None:
-    async with opened(small_disk) as store:
-        await store.put("00-blob", [b"kept"], timeout_s=T)
+    files = WatchedFiles(lambda call, arguments: None)
+    store = await attached_store(small_disk, files=files)
+    await store.put("00-blob", [b"kept"], timeout_s=T)
+    await store.close()
+    del store
+    async with asyncio.timeout(T):
+        while files.open_now:  # noqa: ASYNC110 (threads let go in their own time)
+            await asyncio.sleep(0.001)
     mount("-o", "remount,ro", str(small_disk))
     async with opened(small_disk) as store:
         assert await store.get("00-blob", [Range(0, 4)], timeout_s=T) == [b"kept"]
