@@ -138,6 +138,10 @@ class Troubles:
             self._count("another during repair")
         self.disk(slot, fault, chance)
 
+    def too_many(self) -> None:
+        """More disks are away than may be lost."""
+        self._count("too many disks away")
+
     def swap(self, one: Slot, other: Slot) -> None:
         """Two disks change places."""
         self._count(PAIRWISE)

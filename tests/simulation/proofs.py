@@ -8,7 +8,7 @@ from holdfast.base.ids import PackId, StoreId, parse_shard_name, shard_name
 from holdfast.index.port import Row, prefix_end
 from holdfast.objects import rows
 from holdfast.objects.heads import packs_of
-from holdfast.objects.keys import uploads
+from holdfast.objects.keys import BUCKETS, RESCHEMES, uploads
 from holdfast.objects.model import VersionRecord
 from holdfast.objects.table import Table
 from holdfast.packs.disposal import shards_buried
@@ -32,7 +32,7 @@ JUST_DIED_S = 5.0
 SETTLED_WITHIN_S = 60.0
 """The audit lets go what nobody owns: it looks every ten seconds, and at what was there two walks ago."""
 
-CHORE_ROWS = (b"debt/", b"buried/", b"trash/", b"cleanup/")
+CHORE_ROWS = (b"debt/", b"buried/", b"trash/", b"cleanup/", RESCHEMES)
 
 
 def scan(world: World, prefix: bytes) -> list[Row]:
@@ -169,7 +169,7 @@ def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:
         }
     crashed = max(world.crashes, default=-1.0)
     strays = Strays()
-    for slot in world.slots:
+    for slot in world.slots_in_use():
         store = slot.memory.id
         for name in sorted(slot.memory.medium):
             if (store, name) in named or parse_shard_name(name) is None:
@@ -239,6 +239,20 @@ async def check_accounts(world: World, failed: list[tuple[float, float]]) -> int
                     f"nobody owns {known.object_bytes - size} bytes of pack {pack.hex()} of {began:.3f}"
                 )
     return unowned
+
+
+def check_schemes(world: World) -> None:
+    """Every version lies in packs that bear as many losses as its bucket wants."""
+    wanted = {
+        row.key.removeprefix(BUCKETS): rows.decode_bucket(row.value).scheme for row in scan(world, BUCKETS)
+    }
+    for row in scan(world, b"head/"):
+        bucket = wanted[row.key.removeprefix(b"head/").partition(b"/")[0]]
+        for pack in packs_of(rows.decode_head(row.value).current):
+            found = world.rows.get(b"pack/" + pack.hex().encode())
+            if found is not None and decode_row(found.value).scheme.m < bucket.m:
+                scheme = decode_row(found.value).scheme.name
+                raise Violation(f"{row.key!r} lies in pack {pack.hex()} of {scheme}, and wants {bucket.name}")
 
 
 async def _waits_for_uploads(world: World, pack: PackId) -> bool:

@@ -13,8 +13,10 @@ from tests.simulation.book import Book, Violation
 from tests.simulation.clients import SHARED_KEYS, Client
 from tests.simulation.faults import DiskFault, Troubles, after, end
 from tests.simulation.node import SimulationSettings
+from tests.simulation.operator import Operator
 from tests.simulation.proofs import (
     Strays,
+    check_schemes,
     until_collected,
     until_kept,
     until_settled,
@@ -28,10 +30,32 @@ CLIENTS = 3
 LAYOUTS = (
     SimulationSettings(stores=6, losses=2, scheme="rs-4-2", other_scheme="mirror-3"),
     SimulationSettings(stores=8, losses=2, scheme="rs-4-2", other_scheme="rs-2-2"),
-    SimulationSettings(stores=5, losses=1, scheme="rs-4-1", other_scheme="mirror-2"),
+    SimulationSettings(stores=5, spares=1, losses=1, scheme="rs-4-1", other_scheme="mirror-2"),
     SimulationSettings(stores=4, losses=1, scheme="raid5", other_scheme="raid1", inline_bytes_max=200),
-    SimulationSettings(stores=7, losses=2, scheme="raid6", other_scheme="rs-4-2", inline_bytes_max=200),
+    SimulationSettings(
+        stores=7, spares=1, losses=2, scheme="raid6", other_scheme="rs-4-2", inline_bytes_max=200
+    ),
 )
+SCHEMES = {2: ("rs-4-2", "mirror-3", "rs-2-2", "rs-3-2"), 1: ("mirror-2", "rs-2-1", "rs-3-1", "mirror-3")}
+"""By the losses that a bucket must bear: what operators change schemes to. All fit the fewest stores."""
+
+LONG_S = 45.0
+"""Longer than there is patience for a store that is away, and than a spare waits."""
+
+AFTERMATH_S = 15.0
+"""How long after more disks were away than may be lost a request may still fail for that."""
+
+PASSING = (
+    DiskFault.HANG,
+    DiskFault.VANISH,
+    DiskFault.SLOW,
+    DiskFault.CRAWL,
+    DiskFault.READ_ERRORS,
+    DiskFault.WRITE_ERRORS,
+    DiskFault.FULL,
+    DiskFault.READ_ONLY,
+)
+"""What more disks than may be lost can have at once: afterwards everything is there again."""
 
 COMPACT_EVERY_S = (0.1, 0.5, 3.0)
 """Far more often than a node does it, so that packs move while clients work."""
@@ -83,10 +107,13 @@ async def _run(seed: int) -> Finished:
     world.on_crash.append(book.crashed)
     try:
         clients = await begin_clients(world, book)
+        schemes = SCHEMES[settings.losses]
+        operator = Operator(world, world.chance("operator"), BUCKETS, schemes, troubles.counts)
         for phase in range(2 + plan.below(3)):
-            await _phase(world, troubles, clients, plan, quiet=phase == 0 and plan.below(3) == 0)
+            await _phase(world, troubles, clients, operator, plan, quiet=phase == 0 and plan.below(3) == 0)
             await until_whole(world)
             await until_kept(world)
+        await operator.finish()
         strays, unowned = await _prove(world, book, troubles, clients[0])
     except BaseException as error:
         where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest tests/simulation/test_seeds.py -x -q"
@@ -122,7 +149,13 @@ async def begin_clients(world: World, book: Book) -> list[Client]:
 
 
 async def _phase(
-    world: World, troubles: Troubles, clients: list[Client], plan: SeededRandomness, *, quiet: bool
+    world: World,
+    troubles: Troubles,
+    clients: list[Client],
+    operator: Operator,
+    plan: SeededRandomness,
+    *,
+    quiet: bool,
 ) -> None:
     """Clients work while things go wrong; when they are done, all is healed."""
     requests = 8 + plan.below(25)
@@ -135,8 +168,16 @@ async def _phase(
     for slot in world.slots:
         if plan.below(3) == 0:
             slot.take_image()
-    slots = list(world.slots)
+    slots = world.slots_in_use()
     todo = []
+    if plan.below(3) == 0:
+        todo.append(operator.work(1 + plan.below(3), length_s))
+    if not quiet and plan.below(10) == 0:
+        await asyncio.gather(
+            *[client.work(requests) for client in clients], *todo, _too_many(world, troubles, plan, slots)
+        )
+        _no_surprises(world)
+        return
     losses = 0 if quiet else plan.below(world.settings.losses + 1)
     left = world.settings.losses - losses
     if not quiet:
@@ -160,6 +201,9 @@ async def _phase(
             todo.append(_crashes(world, troubles, plan, length_s))
     tasks = [asyncio.ensure_future(one) for one in todo]
     await asyncio.gather(*[client.work(requests) for client in clients], *tasks)
+    if losses and plan.below(8) == 0:
+        await world.clock.sleep(LONG_S)
+        await asyncio.gather(*[client.work(5) for client in clients])
     if not quiet and plan.below(6) == 0:
         await troubles.crash(plan)
     for slot in world.slots:
@@ -168,6 +212,20 @@ async def _phase(
         await _another_while_it_heals(world, troubles, clients, plan, slots[:left])
     _no_surprises(world)
     world.trace.note("healed")
+
+
+async def _too_many(world: World, troubles: Troubles, plan: SeededRandomness, slots: list[Slot]) -> None:
+    """More disks than may be lost are away for a while: requests fail, and then everything is there again."""
+    began = world.clock.monotonic()
+    chosen = [slots.pop(plan.below(len(slots))) for _ in range(world.settings.losses + 1)]
+    for slot in chosen:
+        await world.clock.sleep(plan.fraction())
+        troubles.disk(slot, PASSING[plan.below(len(PASSING))], plan)
+    troubles.too_many()
+    await world.clock.sleep((2.0, 8.0, LONG_S)[plan.below(3)])
+    for slot in chosen:
+        end(slot)
+    troubles.excuses.append((began, world.clock.monotonic() + AFTERMATH_S))
 
 
 def _some_fault(plan: SeededRandomness) -> DiskFault:
@@ -180,7 +238,7 @@ async def _another_while_it_heals(
     """What is left of the promise is used up in the middle of the repair."""
     node = world.node
     mended = node.mended
-    for _ in range(50):
+    for _ in range(150):
         await world.clock.sleep(0.1)
         if node.mended > mended:
             break
@@ -228,6 +286,7 @@ async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -
     await until_tidy(world)
     await until_whole(world)
     await until_collected(world)
+    check_schemes(world)
     settled = await until_settled(world, failed)
     _no_surprises(world)
     await world.node.chores.close()

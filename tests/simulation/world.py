@@ -201,6 +201,12 @@ class World:
         self.places[slot.path] = slot
         return slot
 
+    def slots_in_use(self) -> list[Slot]:
+        """The places of all stores that are part of the house."""
+        assert self.cluster is not None
+        paths = {slot.path for slot in self.cluster.slots.values()}
+        return [slot for slot in self.slots if str(slot.path) in paths]
+
     def chance(self, name: str) -> SeededRandomness:
         """A source of its own for each purpose, so that one does not disturb the other."""
         return SeededRandomness(f"{self.seed}/{name}")
