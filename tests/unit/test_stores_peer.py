@@ -57,9 +57,11 @@ class Watched(MemoryStore):
                 self.given_up.append(what)
                 raise
 
-    async def put(self, name: str, data: Sequence[Buffer], *, timeout_s: float) -> None:
+    async def put(
+        self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
+    ) -> None:
         await self._pass(f"put {name}", timeout_s)
-        await super().put(name, data, timeout_s=timeout_s)
+        await super().put(name, data, timeout_s=timeout_s, reserve_share=reserve_share)
 
     async def get(
         self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False
@@ -286,7 +288,7 @@ async def test_an_unwanted_answer_that_never_comes_keeps_its_connection_no_longe
 async def test_when_one_call_hears_nothing_idle_connections_are_not_trusted_either() -> None:
     """Else each of them would cost the next caller its whole time."""
     async with pair() as both:
-        await asyncio.gather(*(both.client.ping(timeout_s=T) for _ in range(8)))
+        await asyncio.gather(*(both.store.usage(timeout_s=T) for _ in range(8)))
         assert both.client.idle == 8
         await asyncio.sleep(1)
         for end in both.network.ends:
@@ -388,6 +390,29 @@ async def test_a_store_that_hangs_leaves_connections_to_the_others() -> None:
     await server.stop(1.0)
 
 
+async def test_stores_that_hang_never_make_a_peer_look_dead() -> None:
+    hanging = [Watched(name=f"hanging{number}") for number in range(6)]
+    network = PipeNetwork()
+    server, client = piped_server(network, {store.id: store for store in hanging}), piped_client(network)
+    await server.start()
+    for store in hanging:
+        store.gate = asyncio.Event()
+    stores = [PeerStore(store.id, client) for store in hanging]
+    calls = [asyncio.create_task(store.probe(timeout_s=60.0)) for store in stores for _ in range(WIDTH)]
+    await turns()
+    assert client.connections == 128
+    for _ in range(3):
+        began = now()
+        await asyncio.gather(*(client.ping(timeout_s=0.5) for _ in range(20)))
+        assert now() - began < 0.1
+    for store in hanging:
+        assert store.gate is not None
+        store.gate.set()
+    await asyncio.gather(*calls)
+    await client.close()
+    await server.stop(1.0)
+
+
 async def test_too_many_calls_are_refused_at_once() -> None:
     inner = Watched()
     inner.gate = asyncio.Event()
@@ -448,7 +473,7 @@ async def test_views_of_any_kind_are_put_as_their_bytes() -> None:
 
 async def test_idle_connections_are_closed_after_a_while() -> None:
     async with pair() as both:
-        await asyncio.gather(*(both.client.ping(timeout_s=T) for _ in range(5)))
+        await asyncio.gather(*(both.store.usage(timeout_s=T) for _ in range(5)))
         assert both.client.connections == 5
         for _ in range(6):
             await asyncio.sleep(10)

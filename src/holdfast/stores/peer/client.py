@@ -36,6 +36,7 @@ class ClientLimits(Struct, frozen=True):
     one fail at once for `refused_s`."""
 
     connections_max: int = 128
+    reserve: int = 4
     waiting_max: int = 4096
     connect_s: float = 1.0
     hello_s: float = 2.0
@@ -55,6 +56,7 @@ class Request(NamedTuple):
     answer_bytes: int = 0
     again: bool = True
     store: StoreId | None = None
+    """Whose it is; None for the peer's own."""
 
 
 class _Failure(NamedTuple):
@@ -101,6 +103,8 @@ class PeerClient:
         self._limits = limits or ClientLimits()
         self._dial = dial or dial_tcp(address, tls)
         self._room = Room(self._limits.connections_max, self._limits.waiting_max)
+        # Of pings and hellos: stores that hang, and hold all other connections, do not make a peer look dead.
+        self._reserve = Room(self._limits.reserve, self._limits.waiting_max)
         self._idle: list[Line] = []
         self._lines: set[Line] = set()
         self._failure: _Failure | None = None
@@ -121,12 +125,12 @@ class PeerClient:
         """Who the peer is, by a hello on a new connection. Raises as a store's calls do; PeerRefused where it
         is somebody else, has another secret, or speaks no version of ours."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        await self._take_room(deadline, timeout_s, None)
+        await self._take_room(self._reserve, deadline, timeout_s, None)
         line: Line | None = None
         try:
             line, hello = await self._connect(deadline, timeout_s)
         finally:
-            self._put_back(line)
+            self._put_back(line, self._reserve)
         return hello
 
     async def ping(self, *, timeout_s: float) -> None:
@@ -147,8 +151,9 @@ class PeerClient:
     async def ask(self, request: Request, deadline: float, timeout_s: float) -> Buffer:
         """The content of a good answer that came by `deadline` (of the loop's clock; `timeout_s` is only
         said). Raises what the peer raised, StoreOverdue, StoreBusy, StoreFailed, PeerRefused."""
-        if not self._room.take_now():
-            await self._take_room(deadline, timeout_s, request.store)
+        room = self._reserve if request.store is None else self._room
+        if not room.take_now():
+            await self._take_room(room, deadline, timeout_s, request.store)
         line: Line | None = None
         kept = False
         try:
@@ -165,11 +170,11 @@ class PeerClient:
             except LineBroken as broken:
                 raise self._broken(broken, request.store) from None
         except asyncio.CancelledError:
-            kept = line is not None and self._drop_answer(line, request, deadline)
+            kept = line is not None and self._drop_answer(line, request, deadline, room)
             raise
         finally:
             if not kept:
-                self._put_back(line)
+                self._put_back(line, room)
 
     async def _exchange(self, line: Line, request: Request, deadline: float, timeout_s: float) -> Buffer:
         loop = asyncio.get_running_loop()
@@ -213,7 +218,7 @@ class PeerClient:
             raise error
         return answer.content
 
-    def _drop_answer(self, line: Line, request: Request, deadline: float) -> bool:
+    def _drop_answer(self, line: Line, request: Request, deadline: float, room: Room) -> bool:
         """Nobody wants the answer any more. True when the connection is kept until it has come."""
         if not request.again or line.sending or request.answer_bytes > _DROPPED_BYTES_MAX:
             line.hang_up()
@@ -222,22 +227,22 @@ class PeerClient:
 
         def come() -> None:
             timer.cancel()
-            self._put_back(line)
+            self._put_back(line, room)
 
         line.forsake(come)
         return True
 
     # Connections
 
-    async def _take_room(self, deadline: float, timeout_s: float, store: StoreId | None) -> None:
+    async def _take_room(self, room: Room, deadline: float, timeout_s: float, store: StoreId | None) -> None:
         try:
-            if await self._room.take(1, deadline):
+            if await room.take(1, deadline):
                 return
         except TimeoutError:
             raise self._overdue(timeout_s, store) from None
         raise StoreBusy(f"Too many calls wait for peer {self.node}.", peer=self.node, store=store)
 
-    def _put_back(self, line: Line | None) -> None:
+    def _put_back(self, line: Line | None, room: Room) -> None:
         """The call that had this connection is over."""
         if line is not None:
             if line.usable and not self._closed:
@@ -246,7 +251,7 @@ class PeerClient:
                     self._reap_later()
             else:
                 line.hang_up()
-        self._room.give()
+        room.give()
 
     async def _connect(self, deadline: float, timeout_s: float) -> tuple[Line, HelloAnswer]:
         """A new connection, and what the peer said of itself."""
