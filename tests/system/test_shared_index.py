@@ -10,7 +10,7 @@ from holdfast.node.config_cluster import Engine, IndexAddress
 from holdfast.node.shared_index import open_shared
 from holdfast.node.status import NodeState
 from tests.kit.cluster import TestCluster
-from tests.kit.process import run_holdfast
+from tests.kit.process import run_holdfast, wait_until
 
 
 @pytest.mark.slow
@@ -22,9 +22,9 @@ def test_a_node_keeps_its_index_elsewhere(tmp_path: Path, engine: Engine) -> Non
         s3.create_bucket(Bucket="bucket")
         s3.put_object(Bucket="bucket", Key="small", Body=b"x" * 1000)
         s3.put_object(Bucket="bucket", Key="large", Body=b"y" * (20 << 20))
-        status = node.status()
-        assert status.state is NodeState.ONLINE, status.sentences
-        assert status.index.engine == engine.value
+        # A machine that is busy may leave it short of a beat, or a store of an answer, for a moment.
+        wait_until("all to be well", lambda: node.status().state is NodeState.ONLINE)
+        assert node.status().index.engine == engine.value
         assert node.stop() == 0
         assert f"The index is in {engine.value}" in node.output
 

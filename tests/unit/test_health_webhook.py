@@ -289,3 +289,39 @@ async def test_a_certificate_that_nobody_signed_is_not_trusted() -> None:
             await poster.post(b"{}", {})
         assert receiver.posts == []
         await poster.close()
+
+
+@pytest.mark.virtual
+async def test_of_several_nodes_one_delivers_and_another_goes_on_where_it_was() -> None:
+    house = House()
+    turns = ["one"]
+    boxes = {name: Mailbox(house.clock) for name in ("one", "two")}
+
+    def webhook(name: str) -> Webhook:
+        async def is_our_turn() -> bool:
+            return turns[0] == name
+
+        return Webhook(
+            house.log,
+            house.index,
+            boxes[name],
+            house.clock,
+            SeededRandomness(1),
+            url=URL,
+            is_our_turn=is_our_turn,
+        )
+
+    hooks = [webhook("one"), webhook("two")]
+    for hook in hooks:
+        hook.begin()
+    await house.clock.sleep(1.0)
+    for number in range(9):
+        turns[0] = "two" if 3 <= number < 6 else "one"
+        house.log.tell(f"number {number}")
+        await house.clock.sleep(30.0)
+    assert boxes["one"].texts == [f"number {number}" for number in (0, 1, 2, 6, 7, 8)]
+    assert boxes["two"].texts == [f"number {number}" for number in (3, 4, 5)]
+    assert hooks[1].status().waiting == 0
+    for hook in hooks:
+        await hook.close()
+    await house.close()

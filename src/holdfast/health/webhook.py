@@ -10,7 +10,7 @@ is under way, and failing is slow: the wait doubles from `RETRY_FIRST_S` to `RET
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -70,7 +70,8 @@ def retry_after_s(failures: int, chance: float) -> float:
 
 
 class Webhook:
-    """Delivers what `log` has written to `index`; of `kinds` alone, if any are named."""
+    """Delivers what `log` has written to `index`; of `kinds` alone, if any are named. Of several nodes one
+    delivers: `is_our_turn` says whether it is this one."""
 
     def __init__(
         self,
@@ -83,7 +84,9 @@ class Webhook:
         url: str,
         secret: str = "",
         kinds: Sequence[str] = (),
+        is_our_turn: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
+        self._is_our_turn = is_our_turn
         self._log = log
         self._index = index
         self._poster = poster
@@ -153,6 +156,9 @@ class Webhook:
 
     async def step(self) -> bool:
         """Deliver one batch; False when there is none. Raises PostFailed, Unavailable."""
+        if self._is_our_turn is not None and not await self._is_our_turn():
+            self._cursor, self._revision, self._waiting = None, ABSENT, 0
+            return False
         cursor = self._cursor or await self._find_cursor()
         page = await self._log.page(cursor.next - 1, BATCH_MAX)
         self._waiting = max(0, (await self._log.head()).next - cursor.next)

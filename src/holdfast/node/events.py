@@ -11,6 +11,7 @@ import msgspec
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, InvalidInput
 from holdfast.base.randomness import Randomness
+from holdfast.chores.lease import ChoreLease
 from holdfast.health.event_log import PAGE_MAX, EventLog
 from holdfast.health.posting import HttpPoster
 from holdfast.health.webhook import Webhook, WebhookStatus, forget_cursor
@@ -20,6 +21,7 @@ from holdfast.node.status import Event
 from holdfast.s3.face import AdminAnswer, AdminRequest
 
 NUMBER_MAX = 1 << 62
+WEBHOOK_LEASE = "webhook"
 
 
 class Events(EventLog):
@@ -30,11 +32,15 @@ class Events(EventLog):
         self._settings = settings or EventsSettings()
         self._webhook: Webhook | None = None
 
-    async def serve(self, index: Index, clock: Clock, randomness: Randomness) -> None:
-        """The index is there: write to it, and begin to deliver."""
+    async def serve(self, index: Index, clock: Clock, randomness: Randomness, *, holder: str = "") -> None:
+        """The index is there: write to it, and begin to deliver. `holder` is this process where there are
+        several: then those that have a webhook take turns, and the cursor stays for them."""
         self.begin(index)
         settings = self._settings
+        turns = ChoreLease(WEBHOOK_LEASE, holder, index, clock) if holder else None
         if not settings.webhook:
+            if turns is not None:
+                return
             with contextlib.suppress(HoldfastError):  # the next start tries again
                 await forget_cursor(index)
         else:
@@ -47,6 +53,7 @@ class Events(EventLog):
                 url=settings.webhook,
                 secret=settings.secret,
                 kinds=settings.kinds,
+                is_our_turn=turns.hold if turns is not None else None,
             )
             self._webhook.begin()
 

@@ -138,7 +138,9 @@ class Node:
         self._index = index = WatchedIndex(MeasuredIndex(home.index, watching.index, clock))
         stack.push_async_callback(index.close)
         await self._check_index()
-        await self._events.serve(index, clock, randomness)
+        await self._events.serve(
+            index, clock, randomness, holder=self._boot if self.joining is not None else ""
+        )
         stack.push_async_callback(self._events.stop)
         if self.joining is not None:
             stack.push_async_callback(self.joining.close)
