@@ -183,7 +183,7 @@ async def committed(index: Index, transaction: Transaction) -> int:
 
 async def take(index: Index, after: int, count: int) -> list[Change]:
     taken: list[Change] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async for change in index.changes(after):
             taken.append(change)
             if len(taken) == count:

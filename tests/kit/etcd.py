@@ -9,7 +9,6 @@ import atexit
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from itertools import count
 from pathlib import Path
 
 from holdfast.index.etcd.members import EtcdMember, command_line
+from tests.kit.ports import free_ports
 
 _PATIENCE_S = 60.0
 _MEMORY = Path("/dev/shm")
@@ -99,7 +99,7 @@ class EtcdCluster:
     """All members."""
 
     def __init__(self, folder: Path, size: int) -> None:
-        ports = _free_ports(2 * size)
+        ports = free_ports(2 * size)
         self.members = tuple(
             EtcdMember(f"member{n}", folder / f"member{n}", ports[2 * n], ports[2 * n + 1])
             for n in range(size)
@@ -169,11 +169,3 @@ def _program() -> str:
     program = shutil.which("etcd")
     assert program is not None, "etcd is missing: install etcd-server (`.ci/tools` does)"
     return program
-
-
-def _free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]

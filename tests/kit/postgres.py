@@ -6,10 +6,8 @@ Real: initdb, a real data directory, real syncs. PostgreSQL refuses to run as ro
 
 import atexit
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -19,8 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from tests.kit.ports import free_ports
+
 START_S = 120.0
-_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _ROOT = os.geteuid() == 0
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -138,7 +137,7 @@ def _folder() -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="holdfast-postgres-"))
     if _ROOT:
         shutil.chown(folder, "postgres", "postgres")
-    server = PostgresServer(folder, _free_port())
+    server = PostgresServer(folder, *free_ports(1))
     try:
         yield server
     finally:
@@ -179,15 +178,3 @@ def _family(root: int) -> list[int]:
     with suppress(FileNotFoundError):
         return [root, *(int(pid) for pid in children.read_text().split())]
     return [root]
-
-
-def _free_port() -> int:
-    """One that nobody listens at, and that the kernel gives to nobody who asks for any: the server takes it
-    only in a while, and again after each crash."""
-    first, last = map(int, _EPHEMERAL.read_text().split())
-    ports = [*range(10_000, first), *range(last + 1, 65_536)]
-    while True:
-        with socket.socket() as listener, suppress(OSError):
-            port = random.choice(ports)
-            listener.bind(("127.0.0.1", port))
-            return port

@@ -18,6 +18,7 @@ import pytest
 
 from holdfast.cli.main import run
 from tests.kit.balancer import SECRET, BalancerProcess
+from tests.kit.ports import free_ports
 from tests.kit.process import run_holdfast, wait_until
 from tests.kit.upstream import Asked, Told, Upstream
 
@@ -293,8 +294,7 @@ def test_who_is_a_node_may_change(tmp_path: Path, stack: ExitStack) -> None:
 
 def test_envoy_that_dies_is_started_again(tmp_path: Path, stack: ExitStack) -> None:
     # A port of its own: Envoy comes back to where clients look for it.
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    (port,) = free_ports(1)
     node = stack.enter_context(Upstream())
     balancer = stack.enter_context(BalancerProcess(tmp_path / "balancer", [node.address], port=port))
     (envoy,) = balancer.envoys

@@ -139,7 +139,7 @@ class Feed:
             endpoint = endpoints[at % len(endpoints)] if at else self._connections.preferred
             watch = _Watch(self._connections.stream(endpoint, wire.WATCH), Grouping(self._keys, self._known))
             try:
-                await watch.begin(wire.watch_request(self._keys.all, self._keys.all_end, start))
+                watch.begin(wire.watch_request(self._keys.all, self._keys.all_end, start))
                 while (changes := await self._next(watch, start)) is not None:
                     start = max(start, watch.told)
                     for change in changes:
@@ -237,9 +237,14 @@ class _Watch:
         self.begun = False
         self.read: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
-    async def begin(self, request: bytes) -> None:
+    def begin(self, request: bytes) -> None:
+        """Ask, and begin to read: nobody waits for the asking alone, which may never end when the index is
+        closed meanwhile, or the member hangs."""
+        self.read = asyncio.ensure_future(self._ask(request))
+
+    async def _ask(self, request: bytes) -> object:
         await self._stream.write(request)
-        self.read = asyncio.ensure_future(self._stream.read())
+        return await self._stream.read()
 
     def take(self) -> object:
         """What was read; the next read is begun. Raises the driver's errors."""
