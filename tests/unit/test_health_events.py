@@ -17,11 +17,12 @@ from holdfast.health.events import (
     decode_event,
     decode_head,
     encode_event,
+    encode_head,
     event_row,
     make_event,
 )
 from holdfast.index.memory import Fault, MemoryIndex, MemoryRows, Mishap
-from holdfast.index.port import Row, prefix_end
+from holdfast.index.port import Row, Transaction, prefix_end
 from tests.kit.virtual import VirtualClock, run_virtual
 
 
@@ -126,6 +127,43 @@ async def test_no_more_than_so_many_are_kept_and_the_oldest_go() -> None:
     page = await told.log.page(449, 30)
     assert ([event.number for event in page.events], page.more) == ([450], False)
     assert (await told.log.page(450, 30)).after == 450
+    await told.log.close()
+
+
+@pytest.mark.virtual
+async def test_numbers_that_others_may_have_seen_are_not_given_again() -> None:
+    """After a recovery the log goes on far ahead: the events before it stay, and go in their turn."""
+    told = Told(kept_max=100)
+    told.begin()
+    for number in range(1, 91):
+        told.log.tell(f"number {number}")
+        await told.clock.sleep(0.01)
+    await told.written()
+    await told.log.close()
+    base = 1 << 40
+    for lineage in (1, 2):
+        head = (await told.log.head()).skipping_to(lineage * base)
+        await told.index.commit([Transaction((), ((HEAD, encode_head(head)),))])
+        told.log = EventLog(told.clock, "here", kept_max=100)
+        told.begin()
+        told.log.tell(f"after recovery {lineage}")
+        assert (await told.written())[-1].number == lineage * base
+        newest = (await told.log.newest(10)).events
+        assert [event.text for event in newest[:-lineage]] == [
+            f"number {number}" for number in range(81 + lineage, 91)
+        ]
+        assert newest[-1].text == f"after recovery {lineage}"
+        if lineage == 1:
+            await told.log.close()
+    for number in range(91, 400):
+        told.log.tell(f"number {number}")
+        await told.clock.sleep(0.01)
+        assert len(told.rows()) <= 100 + BATCH_MAX
+    assert [event.text for event in await told.written()] == [f"number {n}" for n in range(300, 400)]
+    head = await told.log.head()
+    assert (head.next - head.first, head.skipped) == (100, 0)
+    assert Head(first=5, next=5).skipping_to(9) == Head(first=9, next=9)
+    assert Head(first=5, next=8).skipping_to(8) == Head(first=5, next=8)
     await told.log.close()
 
 

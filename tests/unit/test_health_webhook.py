@@ -10,6 +10,7 @@ import pytest
 
 from holdfast.base.randomness import SeededRandomness
 from holdfast.health.event_log import EventLog
+from holdfast.health.events import HEAD, decode_head, encode_head
 from holdfast.health.posting import HttpPoster, PostFailed
 from holdfast.health.webhook import (
     RETRY_FIRST_S,
@@ -22,6 +23,7 @@ from holdfast.health.webhook import (
     sign,
 )
 from holdfast.index.memory import Fault, MemoryIndex, MemoryRows, Mishap
+from holdfast.index.port import Transaction
 from tests.kit.receiver import Receiver
 from tests.kit.virtual import VirtualClock
 
@@ -188,6 +190,29 @@ async def test_events_that_were_removed_before_they_could_be_sent_are_counted() 
     assert house.mailbox.texts[-1] == "number 99"
     assert house.webhook.status().missed == 80
     await house.close()
+
+
+@pytest.mark.virtual
+async def test_numbers_that_were_skipped_after_a_recovery_are_nothing_that_was_missed() -> None:
+    house = await House().open()
+    house.log.tell("before")
+    await house.clock.sleep(1.0)
+    await house.close()
+    (row,) = await house.index.get([HEAD])
+    head = decode_head(row).skipping_to(1 << 40)
+    await house.index.commit([Transaction((), ((HEAD, encode_head(head)),))])
+    after = await House(house.index.rows).open()
+    after.mailbox.status = 0
+    after.log.tell("after")
+    await after.clock.sleep(1.0)
+    assert after.webhook.status().waiting == 1
+    after.mailbox.status = 200
+    await after.clock.sleep(2 * RETRY_MAX_S)
+    assert [(event.number, event.text) for batch in after.mailbox.received for event in batch.events] == [
+        (1 << 40, "after")
+    ]
+    assert (after.webhook.status().missed, after.webhook.status().waiting) == (0, 0)
+    await after.close()
 
 
 @pytest.mark.virtual

@@ -10,6 +10,7 @@ from holdfast.base.randomness import SeededRandomness
 from holdfast.node.cluster import (
     FILE_NAME,
     Cluster,
+    Draining,
     Slot,
     assign_slots,
     cluster_from,
@@ -45,6 +46,41 @@ def test_new_directories_are_numbered_in_order() -> None:
 def test_names_of_the_configuration_stay() -> None:
     named = (StorePlace(A), StorePlace(B, slot="disk1"))
     assert slots(assign_slots(named, Cluster("ours", {}), {})) == {"/mnt/a": "disk2", "/mnt/b": "disk1"}
+
+
+def test_a_store_that_was_being_replaced_and_its_heir_are_both_used() -> None:
+    """The data folder is lost while `holdfast store replace` is under way: two say that they are disk2."""
+    old, new = Identity(StoreId("old"), "ours", "disk2"), Identity(StoreId("new"), "ours", "disk2")
+    seen = {A: identity("disk1"), B: old, C: new}
+    cluster = cluster_from(seen)
+    assert cluster is not None
+    assert {name: line.store for name, line in cluster.slots.items()} == {
+        "disk1": "id-disk1",
+        "disk2": "old",
+        "disk2-old": "new",
+    }
+    assert slots(assign_slots(places(A, B, C), cluster, seen)) == {
+        "/mnt/a": "disk1",
+        "/mnt/b": "disk2",
+        "/mnt/c": "disk2-old",
+    }
+    # Each is expected to say of itself what it says, and neither is emptied before somebody decides.
+    assert cluster.slots["disk2-old"].known_as == "disk2"
+    assert {line.draining for line in cluster.slots.values()} == {Draining.NO}
+    # The configuration knows where the slot is now.
+    named = cluster_from(seen, {C: "disk2"})
+    assert named is not None
+    assert {name: line.store for name, line in named.slots.items()} == {
+        "disk1": "id-disk1",
+        "disk2": "new",
+        "disk2-old": "old",
+    }
+    configured = (StorePlace(A), StorePlace(B), StorePlace(C, slot="disk2"))
+    assert slots(assign_slots(configured, named, seen)) == {
+        "/mnt/a": "disk1",
+        "/mnt/b": "disk2-old",
+        "/mnt/c": "disk2",
+    }
 
 
 def test_disks_that_are_mounted_elsewhere_keep_their_slots() -> None:

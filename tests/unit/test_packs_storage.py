@@ -193,6 +193,19 @@ async def test_slow_stores_beyond_what_may_sit_out_are_read_last(
     assert len(late) <= 15, "now and then it is tried again, ever more seldom"
 
 
+async def test_no_more_stores_are_ejected_than_the_weakest_pack_can_lose_from_its_first_write_on() -> None:
+    rig = build_rig(ejections_max=2)
+    began = rig.clock.monotonic()
+    await write(rig, RS, bytes(1000))
+    assert rig.health.ejections_max == 2
+    await rig.clock.sleep(1.0)
+    later = rig.clock.monotonic()
+    await write(rig, Scheme(1, 1), bytes(1000))
+    assert rig.health.ejections_max == 1, "the count of the packs comes a minute later"
+    assert rig.health.written_since(began) == [2, 1]
+    assert rig.health.written_since(later) == [1]
+
+
 @pytest.mark.parametrize("fault", ["hang", "write_errors", "vanished", "full"])
 async def test_writes_go_on_with_m_stores_at_fault_and_keep_m(fault: str) -> None:
     rig = build_rig()

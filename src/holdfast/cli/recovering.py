@@ -104,9 +104,11 @@ def _of_packs(report: Report) -> Iterator[str]:
     if report.packs_left or report.packs_unreadable:
         left = report.packs_left + report.packs_unreadable
         yield (
-            f"  {left} without a row are left to the search for strays "
-            f"({report.packs_unreadable} of them cannot be read)"
+            f"  {left} without a row are left to the search for strays ({report.packs_unreadable} of them "
+            "cannot be read): the node declares them dead once it has seen them for a day"
         )
+        if report.packs_unreadable:
+            yield "  until then they are kept: bring more stores and recover again, if something is missing"
     if report.pieces_left:
         yield f"  {report.pieces_left} pieces complete nothing: parts of uploads, or writes that failed"
 

@@ -160,7 +160,16 @@ class EventLog:
     async def newest(self, limit: int) -> Page:
         """The newest `limit`; from memory when the index is away."""
         try:
-            return await self.page((await self.head()).next - 1 - limit, limit)
+            head = await self.head()
+            if not head.skipped:
+                return await self.page(head.next - 1 - limit, limit)
+            found: deque[Event] = deque(maxlen=limit)
+            page = await self.page(max(head.first, head.next - head.skipped - limit) - 1, PAGE_MAX)
+            found.extend(page.events)
+            while page.more:
+                page = await self.page(page.after, PAGE_MAX)
+                found.extend(page.events)
+            return Page(tuple(found), page.after)
         except HoldfastError:
             return Page(self.last(limit), 0, complete=False)
 
@@ -239,16 +248,30 @@ class EventLog:
         (row,) = await self._index.get([HEAD])
         head = decode_head(row)
         until = head.next + len(self._batch)
-        first = min(max(head.first, until - self._kept_max), head.first + REMOVED_MAX, head.next)
+        head_then, removed = await self._without_the_oldest(head, until)
         rows = [
             (event_row(number), encode_event(event))
             for number, event in enumerate(self._batch, start=head.next)
         ]
         return Transaction(
             (Expect(HEAD, row.revision if row else ABSENT),),
-            (*rows, (HEAD, encode_head(Head(first=first, next=until)))),
-            tuple(event_row(number) for number in range(head.first, first)),
+            (*rows, (HEAD, encode_head(head_then))),
+            removed,
         )
+
+    async def _without_the_oldest(self, head: Head, until: int) -> tuple[Head, tuple[bytes, ...]]:
+        """How it is when all up to `until` are written, and the rows that go for it."""
+        assert self._index is not None
+        surplus = min(until - head.first - head.skipped - self._kept_max, REMOVED_MAX)
+        if surplus <= 0:
+            return Head(first=head.first, next=until, skipped=head.skipped), ()
+        # The rows themselves say where numbers were skipped.
+        found = await self._index.scan(event_row(head.first), prefix_end(EVENTS), limit=surplus + 1)
+        there = [decode_event(row).number for row in found if isinstance(row, Row)]
+        first = there[surplus] if len(there) > surplus else head.next
+        gone = tuple(event_row(number) for number in there[:surplus])
+        skipped = max(0, head.skipped - (first - head.first - len(gone)))
+        return Head(first=first, next=until, skipped=skipped), gone
 
     async def _is_there(self, row: tuple[bytes, bytes]) -> bool:
         assert self._index is not None

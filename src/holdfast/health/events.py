@@ -83,11 +83,21 @@ class Teller(Protocol):
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """The row `events`: those from `first` to `next` - 1 are there."""
+    """The row `events`: those from `first` to `next` - 1 are there, but for `skipped` numbers among them that
+    nobody was given."""
 
     format: int = FORMAT
     first: int = 1
     next: int = 1
+    skipped: int = 0
+
+    def skipping_to(self, number: int) -> "Head":
+        """The same, going on from `number` at least: where others may have been given those before it."""
+        if number <= self.next:
+            return self
+        if self.first == self.next:
+            return Head(self.format, number, number)
+        return Head(self.format, self.first, number, self.skipped + number - self.next)
 
 
 class _EventRow(Struct, frozen=True, array_like=True):
@@ -182,7 +192,7 @@ def decode_head(row: Row | None) -> Head:
         head = msgspec.msgpack.decode(row.value, type=Head)
     except msgspec.MsgspecError as error:
         raise Damaged(f"The row {HEAD!r} cannot be understood: {error}") from None
-    if head.format != FORMAT or not 1 <= head.first <= head.next:
+    if head.format != FORMAT or not 1 <= head.first <= head.next - head.skipped <= head.next:
         raise Damaged(f"The row {HEAD!r} is of format {head.format}; this program knows {FORMAT}.")
     return head
 

@@ -80,6 +80,7 @@ class StoreHealth:
         self._records = {store: Record(now) for store in stores}
         self._ejections_max = ejections_max
         self._events: list[StoreEvent] = []
+        self._written: dict[int, float] = {}
         self._hedge_cap_s = HEDGE_MAX_S
         self._looked_at = now
 
@@ -97,6 +98,18 @@ class StoreHealth:
     def ejections_max(self, value: int) -> None:
         self._ejections_max = value
         self._reckon()
+
+    def written(self, m: int, now: float) -> None:
+        """A pack was written that can lose `m` stores: from now on no more than that may be out of use. Those
+        that can lose none are read from all their stores anyway."""
+        if m:
+            self._written[m] = now
+            if m < self._ejections_max:
+                self.ejections_max = m
+
+    def written_since(self, since: float) -> list[int]:
+        """What packs written since then can lose: who counted them may have passed by before."""
+        return [m for m, at in self._written.items() if at >= since]
 
     def add(self, store: StoreId, now: float) -> None:
         """Know one more store; a known one starts anew, on probation."""

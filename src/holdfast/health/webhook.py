@@ -161,10 +161,14 @@ class Webhook:
             return False
         cursor = self._cursor or await self._find_cursor()
         page = await self._log.page(cursor.next - 1, BATCH_MAX)
-        self._waiting = max(0, (await self._log.head()).next - cursor.next)
+        head = await self._log.head()
+        ahead = head.next - cursor.next
+        self._waiting = max(0, ahead - head.skipped if ahead > head.skipped else ahead)
         if not page.events:
             return False
         missed = page.events[0].number - cursor.next
+        if missed >= head.skipped:
+            missed -= head.skipped  # nobody was given those
         wanted = tuple(event for event in page.events if not self._kinds or event.kind in self._kinds)
         if wanted or missed:
             await self._send(Batch(wanted, missed))

@@ -336,7 +336,8 @@ class Background:
     def _counted(self, count: Count) -> None:
         """Health may take out of use what every scheme in use can lose. Packs without redundancy need all
         their stores, whatever health says, and are read from them: they do not count."""
-        known = [m for m in (self._default_m, count.redundancy_least) if m]
+        written = self._health.written_since(count.began_at)
+        known = [m for m in (self._default_m, count.redundancy_least, *written) if m]
         self._health.ejections_max = min(known, default=0)
 
     def _away_s(self) -> dict[StoreId, float]:

@@ -6,7 +6,6 @@ made changes nothing, and undoes nothing that happened at other slots meanwhile;
 ever taken into use; a store that was let go for good is retired, and refused when it turns up again.
 """
 
-from collections.abc import Container
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced, HoldfastError
 from holdfast.health.prober import PROBE_TIMEOUT_S
-from holdfast.node.cluster import REMOVED, REPLACED, Cluster, Draining, Labels, Retired, Slot
+from holdfast.node.cluster import REMOVED, REPLACED, Cluster, Draining, Labels, Retired, Slot, slot_beside
 from holdfast.node.config import StorePlace
 from holdfast.node.keeper import Held, Keeper
 
@@ -51,7 +50,7 @@ class Changes:
             await keeper.quiet(slot)
             cluster, held, line = keeper.cluster, keeper.held[slot], keeper.cluster.slots[slot]
             readable = held.opened is not None
-            old = replace(held, place=replace(held.place, slot=_slot_of_old(slot, keeper.held)))
+            old = replace(held, place=replace(held.place, slot=slot_beside(slot, keeper.held)))
             redirected = "" if line.added else line.instead_of or line.path
             redirected = redirected if redirected != str(path) else ""
             new = Slot(str(path), added=line.added, instead_of=redirected, stands_in_for=line.stands_in_for)
@@ -124,9 +123,3 @@ class Changes:
 def _with_line(cluster: Cluster, slot: str, line: Slot | None) -> Cluster:
     """`cluster` with the line that a slot had before; None when there was no such slot."""
     return cluster.without_slot(slot) if line is None else cluster.with_slot(slot, line)
-
-
-def _slot_of_old(slot: str, taken: Container[str]) -> str:
-    """A name for the store that a slot had before."""
-    names = (f"{slot}-old{number or ''}" for number in range(10_000))
-    return next(name for name in names if name not in taken)

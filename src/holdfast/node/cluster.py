@@ -9,7 +9,7 @@ names a new store before that store exists, so that a crash in between is mended
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -116,30 +116,44 @@ def new_cluster(randomness: Randomness, name: str = "") -> Cluster:
     return Cluster(name or new_cluster_name(randomness), {})
 
 
-def cluster_from(identities: Mapping[Path, Identity]) -> Cluster | None:
-    """The installation that these stores say they belong to; None when there are none.
+def cluster_from(
+    identities: Mapping[Path, Identity], named: Mapping[Path, str] | None = None
+) -> Cluster | None:
+    """The installation that these stores say they belong to; None when there are none. Where two say that
+    they are of one slot, one of them was being replaced by the other. Which one is not known any more: that
+    which the configuration has `named` so keeps the slot, else the first; the other is used beside it, under
+    another name, and nothing is emptied until somebody says so.
 
     Raises Fenced when they do not agree: which one is right is for a person to say.
     """
-    named = Counter(identity.cluster for identity in identities.values())
-    if not named:
+    clusters = Counter(identity.cluster for identity in identities.values())
+    if not clusters:
         return None
-    if len(named) > 1:
+    if len(clusters) > 1:
         of_each = "; ".join(
             f"{name}: {', '.join(str(path) for path, found in identities.items() if found.cluster == name)}"
-            for name in named
+            for name in clusters
         )
         raise Fenced(
-            f"These stores belong to {len(named)} different clusters ({of_each}).",
+            f"These stores belong to {len(clusters)} different clusters ({of_each}).",
             hint="Name only those of one cluster.",
         )
-    return Cluster(
-        next(iter(named)),
-        {
-            identity.slot: Slot(str(path), identity.store, identity.noted)
-            for path, identity in identities.items()
-        },
-    )
+    slots: dict[str, Slot] = {}
+    wanted = named or {}
+    for path, identity in sorted(identities.items(), key=lambda one: wanted.get(one[0]) != one[1].slot):
+        slot = Slot(str(path), identity.store, identity.noted)
+        if identity.slot not in slots:
+            slots[identity.slot] = slot
+        else:
+            other = slot_beside(identity.slot, slots)
+            slots[other] = replace(slot, known_as=identity.slot)
+    return Cluster(next(iter(clusters)), slots)
+
+
+def slot_beside(slot: str, taken: Container[str]) -> str:
+    """A name for a store that was replaced in its slot, and is still there."""
+    names = (f"{slot}-old{number or ''}" for number in range(10_000))
+    return next(name for name in names if name not in taken)
 
 
 def assign_slots(

@@ -117,7 +117,8 @@ class Keeper:
         known = self._ground.read_cluster()
         places, known_now, self.remarks = place_stores(self._config.stores, known or Cluster("", {}))
         seen = await self._look_at_all(places)
-        cluster = known_now if known else cluster_from(seen) or new_cluster(self._randomness, name)
+        named = {place.path: place.slot for place in places if place.slot}
+        cluster = known_now if known else cluster_from(seen, named) or new_cluster(self._randomness, name)
         if name and cluster.cluster != name:
             raise Fenced(
                 f"The stores here belong to cluster {cluster.cluster}, and the index to {name}.",

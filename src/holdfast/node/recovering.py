@@ -21,6 +21,7 @@ from holdfast.base.errors import Fenced, HoldfastError, InvalidInput, Unavailabl
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.health import StoreHealth
+from holdfast.health.events import HEAD, decode_head, encode_head
 from holdfast.index.port import prefix_end
 from holdfast.index.sqlite.folder import DirectoryFolder
 from holdfast.index.sqlite.recovery import Choice, Verdict, choose
@@ -53,6 +54,9 @@ ATTACH_TIMEOUT_S = 30.0
 SCRATCH_NAME = "recovery.tmp"
 ASIDE = ".before-recovery"
 TOLD_MAX = 100
+EVENTS_OF_A_LINEAGE_BITS = 40
+"""So many events, as a power of two, may be numbered before an index is made again."""
+
 
 Tell = Callable[[str], None]
 
@@ -186,7 +190,7 @@ class _Run:
                 seen[place.path] = found.identity
             else:
                 trouble[place.path] = found.problem or ("empty" if found.exists else "not there")
-        self.cluster = self._cluster_of(seen)
+        self.cluster = self._cluster_of(seen, {place.path: place.slot for place in places if place.slot})
         named = {place.path: place for place in assign_slots(places, self.cluster, seen)}
         for place in places:
             await self._attach(named[place.path], seen.get(place.path), trouble.get(place.path, ""), stack)
@@ -194,8 +198,8 @@ class _Run:
             listed = "; ".join(f"{found.path}: {found.state}" for found in self._found)
             raise Unavailable("None of the stores can be used.", hint=f"{listed}.")
 
-    def _cluster_of(self, seen: Mapping[Path, Identity]) -> Cluster:
-        known, said = read_cluster(self._config.data), cluster_from(seen)
+    def _cluster_of(self, seen: Mapping[Path, Identity], named: Mapping[Path, str]) -> Cluster:
+        known, said = read_cluster(self._config.data), cluster_from(seen, named)
         if known is None and said is None:
             raise Unavailable(
                 "None of these directories is a store of Holdfast.",
@@ -361,6 +365,10 @@ class _Run:
         row = LineageRow(FORMAT, self._number, tuple(ancestors), made_ms)
         scratch.apply(self._next(), ((LINEAGE_ROW, encode_lineage(row)),), ())
         self._ancestors = row.ancestors
+        # Those of the last moment may have been shown and sent: their numbers are not given again.
+        (events,) = scratch.get([HEAD])
+        head = decode_head(events).skipping_to(self._number << EVENTS_OF_A_LINEAGE_BITS)
+        scratch.apply(self._next(), ((HEAD, encode_head(head)),), ())
 
     async def _write(
         self,

@@ -161,6 +161,7 @@ class Writer:
             row = PackRow(chosen, payload_bytes, len(manifest), object_bytes, ())
             outcome = await self._round(pack, promised, row, encoded, candidates, reserve_share)
             if isinstance(outcome, Landed):
+                self._health.written(chosen.m, self._clock.monotonic())
                 return replace(outcome, ticket=ticket)
             exclude |= outcome
         raise BelowFloor(
