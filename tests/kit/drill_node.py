@@ -82,11 +82,11 @@ class Scripts:
         return self._by_slot.setdefault(slot, LyingScript())
 
     def follow(self) -> None:
-        """Do what the pipe says, for ever."""
-        while True:
-            with self._pipe.open() as orders:
-                for line in orders:
-                    self._carry_out(json.loads(line))
+        """Do what the pipe says, for ever. It is open for writing, too, so that it never ends: what was written
+        between an end and the next opening would be lost."""
+        with os.fdopen(os.open(self._pipe, os.O_RDWR)) as orders:
+            for line in orders:
+                self._carry_out(json.loads(line))
 
     def _carry_out(self, order: dict[str, object]) -> None:
         script = self.of(str(order.pop("slot")))

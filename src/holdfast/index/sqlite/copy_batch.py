@@ -115,7 +115,8 @@ class Batch:
             self._absent = [key for key, row in rows.items() if row is None]
             self._second_opinion()
             return
-        present = {key: row for key, row in rows.items() if row is not None}
+        # One that was asked first and is late was asked for more than for an opinion on what is absent.
+        present = {key: row for key in self._absent if (row := rows[key]) is not None}
         if present:
             self._copies.discard(self._first, f"row {next(iter(present))!r} was missing")
         self._end({**self._found, **present})
