@@ -82,7 +82,7 @@ class Scripts:
         return self._by_slot.setdefault(slot, LyingScript())
 
     def follow(self) -> None:
-        """Do what the pipe says, for ever. It is open for writing, too, so that it never ends: what was written
+        """Do what the pipe says, for ever. It is open for writing, too, and so never ends: what was written
         between an end and the next opening would be lost."""
         with os.fdopen(os.open(self._pipe, os.O_RDWR)) as orders:
             for line in orders:
