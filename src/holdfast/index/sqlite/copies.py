@@ -15,7 +15,7 @@ With f + 1 copies the loss of any f stores, which the log survives, too, never s
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -24,8 +24,9 @@ from holdfast.base.errors import Damaged, HoldfastError, Unavailable
 from holdfast.index.port import MemberStatus, Prefix, Row
 from holdfast.index.sqlite import checkpoint as ckpt
 from holdfast.index.sqlite.checkpoint import Base, empty_base
-from holdfast.index.sqlite.copy import CopyDump, CopyFailed, CopyReader, CopyTaken, CopyWriter, ScanStep
+from holdfast.index.sqlite.copy import CopyFailed, CopyReader, CopyTaken, CopyWriter, ScanStep
 from holdfast.index.sqlite.copy_batch import Batch, Get
+from holdfast.index.sqlite.copy_dumping import Dumping, timely
 from holdfast.index.sqlite.copy_place import Copy, CopyAccess, CopyOptions, CopyOverdue, CopyState
 from holdfast.index.sqlite.live import LiveRows
 from holdfast.index.sqlite.log import Log
@@ -225,14 +226,12 @@ class Copies:
 
     async def _add_up(self, copy: Copy, runner: Runner) -> None:
         """Whether all rows are there, and none in an older state. Raises CopyFailed."""
-        dump = await self._timely(runner.submit(lambda: CopyDump(copy.access.files())))
+        dumping = Dumping(copy.access.files(), runner, self.options.overdue_s)
         try:
-            await self._timely(runner.submit(dump.base))
-            while await self._timely(runner.submit(dump.add_up)):
-                pass
+            await dumping.add_up()
         finally:
-            # In its own thread: what it runs may hang.
-            runner.submit(dump.close)
+            # In its own thread: what it runs may hang, or be about to open only now.
+            runner.submit(dumping.close)
 
     async def _build(self, copy: Copy, runner: Runner, writer: CopyWriter) -> Base:
         """From a checkpoint of the log; what follows it is applied by `_follow`."""
@@ -255,11 +254,7 @@ class Copies:
         return base
 
     async def _timely(self, future: "asyncio.Future[_T]") -> "_T":
-        try:
-            async with asyncio.timeout(self.options.overdue_s):
-                return await future
-        except TimeoutError:
-            raise CopyOverdue(f"no answer for {self.options.overdue_s:g} s") from None
+        return await timely(future, self.options.overdue_s)
 
     async def _follow(self, copy: Copy) -> None:
         """Apply what is acknowledged, in batches, for ever."""
@@ -574,27 +569,13 @@ class Copies:
             raise Unavailable("No copy of the index can be read.", hint=self._reasons())
         copy = next((copy for copy in ready if copy is not self.serving), ready[0])
         runner = make_runner(copy.access)
-        dump: CopyDump | None = None
+        dumping = Dumping(copy.access.files(), runner, self.options.overdue_s)
         try:
-            dump = await self._timely(runner.submit(lambda: CopyDump(copy.access.files())))
-            base = await self._timely(runner.submit(dump.base))
-            number = count = 0
-
-            def block(dump: CopyDump, number: int) -> tuple[int, bytes]:
-                rows = dump.rows(ckpt.BLOCK_BYTES)
-                return len(rows), ckpt.pack_block(base, number, rows) if rows else b""
-
-            while True:
-                rows, raw = await self._timely(runner.submit(partial(block, dump, number)))
-                if not rows:
-                    break
-                yield base, raw
-                number, count = number + 1, count + rows
-            while await self._timely(runner.submit(dump.add_up)):
-                pass
-            yield base, ckpt.pack_end(base, number, count)
+            async with aclosing(dumping.blocks()) as blocks:
+                async for base, raw in blocks:
+                    yield base, raw
         except CopyFailed as error:
             self.discard(copy, str(error))
             raise
         finally:
-            runner.close(dump.close if dump is not None else None)
+            runner.close(dumping.close)
