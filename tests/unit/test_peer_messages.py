@@ -70,6 +70,22 @@ def test_what_is_too_much_for_one_request_is_cut_without_loss(ranges: list[Range
     assert not rest
 
 
+@given(names, st.floats(0.0, 1.0))
+def test_a_share_of_the_reserve_is_never_read_as_more_than_it_was(name: str, share: float) -> None:
+    query = messages.write_reserve(share)
+    asked = messages.read_request("PUT", f"/stores/s/blobs/{name}", query)
+    assert asked is not None
+    assert asked.call is Call.PUT
+    assert share - 0.0101 <= asked.reserve_share <= share
+
+
+@pytest.mark.parametrize(
+    "query", ["reserve=0", "reserve=101", "reserve=05", "reserve=", "reserve=5&x=y", "x=y"]
+)
+def test_what_is_no_share_of_the_reserve_is_no_put(query: str) -> None:
+    assert messages.read_request("PUT", "/stores/s/blobs/n", query) is None
+
+
 def test_many_small_ranges_are_several_requests() -> None:
     many = [Range(number * 10, 1) for number in range(3 * messages.RANGES_MAX)]
     assert [len(part) for part in messages.split(many)] == [messages.RANGES_MAX] * 3
