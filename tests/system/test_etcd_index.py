@@ -11,7 +11,7 @@ from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Fenced, InvalidInput, Unavailable
 from holdfast.base.randomness import SystemRandomness
 from holdfast.index.etcd import EtcdIndex, EtcdOptions, open_etcd, wire
-from holdfast.index.etcd.schema import Meta, encode_meta
+from holdfast.index.etcd.schema import Gate, Meta, encode_meta
 from holdfast.index.port import (
     ABSENT,
     PRESENT,
@@ -145,11 +145,11 @@ async def test_a_gate_whose_owner_is_gone_holds_nobody_up_for_long() -> None:
     address = running_etcd().address()
     async with opened(address) as index:
         lane = index._new_lane()
-        assert (await lane._put_gate("nobody"))[0]
+        assert (await lane.put_gate(Gate("nobody", 0.2)))[0]
         async with asyncio.timeout(30):
             (outcome,) = await index.commit([Transaction((), ((b"a", b"1"),))])
             assert isinstance(outcome, Committed)
-            assert (await lane._put_gate("nobody"))[0]
+            assert (await lane.put_gate(Gate("nobody", 0.2)))[0]
             (outcome,) = await index.commit([large(0, b"first", 300)])
             assert isinstance(outcome, Committed)
 

@@ -11,7 +11,9 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Fenced
 from holdfast.base.randomness import Randomness
 from holdfast.cluster.claiming import claim
+from holdfast.index.copying import moved_hint
 from holdfast.index.port import Index
+from holdfast.index.sqlite.moving import moved_to
 from holdfast.node.cluster import Cluster, read_cluster
 from holdfast.node.config import Config
 from holdfast.node.index import OWN_NAME, Members, open_index
@@ -57,6 +59,12 @@ async def embedded_home(config: Config, keeper: Keeper, clock: Clock, randomness
     members = Members(config, keeper)
     check_not_lost(keeper, members)
     log = await open_index(members, clock, randomness)
+    if (moved := await moved_to(log)) is not None:
+        await log.close()
+        raise Fenced(
+            f"The index was moved to {moved.where} ({moved.incarnation}), which is the truth now.",
+            hint=moved_hint(moved),
+        )
     return Home(log, Membership(members, log, keeper), members)
 
 

@@ -70,8 +70,12 @@ class EtcdIndex:
         clock: Clock,
         randomness: Randomness,
         options: EtcdOptions,
+        *,
+        lasting: bool = True,
     ) -> None:
+        """With `lasting`, it watches over etcd, and closes the connections with itself."""
         self._connections = connections
+        self._lasting = lasting
         self._known = known
         self._clock = clock
         self._options = options
@@ -99,7 +103,9 @@ class EtcdIndex:
             quota_bytes=options.quota_bytes,
         )
         self._feed = Feed(connections, keys, known, clock, self._keeper.newest, self._check)
-        self._watch = asyncio.create_task(self._watch_over(), name="holdfast index watch")
+        self._watch = (
+            asyncio.create_task(self._watch_over(), name="holdfast index watch") if lasting else None
+        )
 
     def _new_lane(self) -> Lane:
         self._lanes_made += 1
@@ -172,11 +178,13 @@ class EtcdIndex:
         """As the port says."""
         self._closed = True
         self._feed.close()
-        self._watch.cancel()
-        await asyncio.gather(self._watch, return_exceptions=True)
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         await self._committer.close()
         await self._reader.close()
-        await self._connections.close()
+        if self._lasting:
+            await self._connections.close()
 
     def _check(self) -> None:
         if self._closed:

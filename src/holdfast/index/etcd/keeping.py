@@ -127,27 +127,8 @@ class Keeper:
         return newest
 
     async def newest(self, patience_s: float | None = None) -> int:
-        """The newest revision of etcd with a commit, as the meta row is still ours."""
-        request = wire.txn_request(
-            (),
-            [
-                wire.range_op(wire.range_request(self._keys.meta)),
-                wire.range_op(
-                    wire.range_request(
-                        self._keys.lanes, self._keys.lanes_end, limit=1, newest_first=True, keys_only=True
-                    )
-                ),
-            ],
-        )
-
-        def read(data: bytes) -> int:
-            answer = wire.txned(data)
-            check_meta(answer.ranged(0), self._known)
-            found = answer.ranged(1)
-            return found[0].modified if found else self._known.modified
-
-        answer, _ = await self._connections.call(wire.TXN, request, read, patience_s=patience_s)
-        return answer
+        """As `newest_commit`."""
+        return await newest_commit(self._connections, self._keys, self._known, patience_s)
 
     async def look_at_members(self) -> None:
         """Each member on its own. Prefers the leader, which answers without asking another."""
@@ -207,3 +188,28 @@ class Keeper:
                     [wire.compare_modified(key, wire.Is.EQUAL, sample.revision)], [wire.delete_op(key)]
                 )
                 await self._connections.call(wire.TXN, gone, wire.txned)
+
+
+async def newest_commit(
+    connections: Connections, keys: Keys, known: Known, patience_s: float | None = None
+) -> int:
+    """The newest revision of etcd with a commit. Raises Fenced when the meta row is not the one that is
+    known."""
+    request = wire.txn_request(
+        (),
+        [
+            wire.range_op(wire.range_request(keys.meta)),
+            wire.range_op(
+                wire.range_request(keys.lanes, keys.lanes_end, limit=1, newest_first=True, keys_only=True)
+            ),
+        ],
+    )
+
+    def read(data: bytes) -> int:
+        answer = wire.txned(data)
+        check_meta(answer.ranged(0), known)
+        found = answer.ranged(1)
+        return found[0].modified if found else known.modified
+
+    answer, _ = await connections.call(wire.TXN, request, read, patience_s=patience_s)
+    return answer

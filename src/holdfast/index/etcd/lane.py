@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Bug, Fenced, HoldfastError
+from holdfast.index.copying import Kind, Moved, moved_hint
 from holdfast.index.etcd import planning, wire
 from holdfast.index.etcd.connections import Connections, Unanswered
 from holdfast.index.etcd.planning import Item, Plan
@@ -27,6 +28,7 @@ from holdfast.index.etcd.schema import (
     Gate,
     Keys,
     Known,
+    Meta,
     Revisions,
     decode_frame,
     decode_gate,
@@ -121,7 +123,7 @@ class Lane:
             if done is not None:
                 return done
             if answer.gate is not None:
-                await self._wait_for_gate(answer.gate, deadline)
+                await self.wait_for_gate(answer.gate, deadline)
                 continue
             assert answer.rows is not None
             found = planning.conflicts(items, series.final, answer.rows)
@@ -133,8 +135,8 @@ class Lane:
     def _check(self, deadline: float) -> None:
         if self._clock.monotonic() > deadline:
             raise Unanswered(
-                f"Others changed what was expected for {self._connections.patience_s:g} s on end.",
-                hint="Ask again.",
+                f"Others were in the way for {self._connections.patience_s:g} s on end.",
+                hint="Is the index being copied? Ask again.",
                 doubtful=False,
             )
 
@@ -226,7 +228,7 @@ class Lane:
 
     # The gate
 
-    async def _wait_for_gate(self, gate: wire.KeyValue, deadline: float) -> None:
+    async def wait_for_gate(self, gate: wire.KeyValue, deadline: float) -> None:
         """Until it is gone, or taken away because it has stood for too long."""
         patience_s = min(decode_gate(gate.value).patience_s, GATE_PATIENCE_MAX_S)
         until = self._clock.monotonic() + patience_s
@@ -237,9 +239,10 @@ class Lane:
             if not found or found[0].modified != gate.modified:
                 return
             now = self._clock.monotonic()
-            if now > until or now > deadline:
+            if patience_s and (now > until or now > deadline):
                 await self._open_gate(gate.modified)
                 return
+            self._check(deadline)
 
     async def _open_gate(self, modified: int) -> None:
         """Take away the gate that was put at that revision, if it is there still."""
@@ -249,15 +252,14 @@ class Lane:
         )
         await self._connections.call(wire.TXN, request, wire.txned)
 
-    async def _put_gate(self, owner: str) -> tuple[int, wire.KeyValue | None]:
+    async def put_gate(self, gate: Gate, lease: int = 0) -> tuple[int, wire.KeyValue | None]:
         """The revision at which it is ours, or 0 and whose it is."""
-        gate = Gate(owner, self._gate_patience_s)
         request = wire.txn_request(
             [
                 wire.compare_modified(self._keys.meta, wire.Is.EQUAL, self._known.modified),
                 wire.compare_created(self._keys.gate, wire.Is.EQUAL, 0),
             ],
-            [wire.put_op(self._keys.gate, encode_gate(gate))],
+            [wire.put_op(self._keys.gate, encode_gate(gate), lease)],
             [self._get(self._keys.meta), self._get(self._keys.gate)],
         )
 
@@ -267,7 +269,7 @@ class Lane:
                 return answer.revision, None
             check_meta(answer.ranged(0), self._known)
             (found,) = answer.ranged(1) or (None,)
-            if found is not None and decode_gate(found.value).owner == owner:
+            if found is not None and decode_gate(found.value).owner == gate.owner:
                 return found.modified, None
             return 0, found
 
@@ -279,10 +281,10 @@ class Lane:
     ) -> list[Outcome]:
         self._gate_patience_s = GATE_PATIENCE_S
         while True:
-            mine, other = await self._put_gate(f"{self.name}/{self._attempt}")
+            mine, other = await self.put_gate(Gate(f"{self.name}/{self._attempt}", self._gate_patience_s))
             if not mine:
                 if other is not None:
-                    await self._wait_for_gate(other, deadline)
+                    await self.wait_for_gate(other, deadline)
                 self._check(deadline)
                 continue
             found = await self._rows({expect.key for expect in plan.expects})
@@ -338,11 +340,23 @@ def check_meta(found: Sequence[wire.KeyValue], known: Known) -> None:
     """Raises Fenced when the index is not the one that was opened."""
     if found and found[0].modified == known.modified:
         return
-    now = decode_meta(found[0].value).incarnation if found else "gone"
+    now = decode_meta(found[0].value) if found else None
+    if now is not None:
+        check_not_moved(now)
     raise Fenced(
-        f"The index is {now} now, this node knows {known.meta.incarnation}: it was recovered or copied.",
+        f"The index is {now.incarnation if now is not None else 'gone'} now, this node knows "
+        f"{known.meta.incarnation}: it was recovered or copied.",
         hint="Start the node anew.",
     )
+
+
+def check_not_moved(meta: Meta) -> None:
+    """Raises Fenced when the truth is elsewhere."""
+    if meta.state == Kind.MOVED.value:
+        raise Fenced(
+            f"The index was moved to {meta.where} ({meta.other}), which is the truth now.",
+            hint=moved_hint(Moved(meta.other, meta.where)),
+        )
 
 
 def _ranged(data: bytes) -> list[wire.KeyValue]:

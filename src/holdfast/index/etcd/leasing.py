@@ -72,9 +72,9 @@ class EtcdLeases:
             held = await self._held(key)
             if held is not None and held.holder != holder:
                 return None
-            if held is not None and held.lease and await self._renew(held.lease):
+            if held is not None and held.lease and await self.renew(held.lease):
                 return Lease(name, holder, held.token)
-            lease = await self._grant(ttl_s)
+            lease = await self.grant(ttl_s)
             expect = Expect(key, held.token if held is not None else ABSENT)
             outcome = await self._commit(Item(Transaction((expect,), ((key, holder.encode()),)), lease))
             match outcome:
@@ -118,7 +118,8 @@ class EtcdLeases:
         answer, _ = await self._connections.call(wire.TXN, request, read)
         return answer
 
-    async def _grant(self, ttl_s: float) -> int:
+    async def grant(self, ttl_s: float) -> int:
+        """A lease of etcd's with nothing under it yet."""
         # Granting twice leaves a lease with nothing under it, which goes by itself.
         request = wire.lease_grant_request(math.ceil(ttl_s))
         lease, _ = await self._connections.call(
@@ -134,7 +135,7 @@ class EtcdLeases:
                 wire.LEASE_REVOKE, wire.lease_request(lease), lambda data: data, patience_s=0.0
             )
 
-    async def _renew(self, lease: int) -> bool:
+    async def renew(self, lease: int) -> bool:
         """False when it has run out. Raises Unanswered."""
         deadline = self._clock.monotonic() + self._connections.patience_s
         pause = PAUSE_FIRST_S

@@ -4,10 +4,15 @@ What must hold: of several nodes that start at once one founds and all open the 
 is said in a sentence that tells it from the others: nobody there, no leader, another version, no right.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from holdfast.base.errors import HoldfastError, InvalidInput, Unavailable
 from holdfast.base.randomness import Randomness
+from holdfast.index.copying import Kind, not_finished
 from holdfast.index.etcd import wire
 from holdfast.index.etcd.connections import Connections, Unanswered
+from holdfast.index.etcd.lane import check_not_moved
 from holdfast.index.etcd.schema import FORMAT, Keys, Known, Meta, decode_meta, encode_meta
 
 OLDEST = (3, 4)
@@ -24,7 +29,7 @@ async def found_or_open(connections: Connections, keys: Keys, randomness: Random
             wire.range_op(wire.range_request(keys.meta)),
         ],
     )
-    try:
+    async with explained(connections):
         found, _ = await connections.call(wire.TXN, request, wire.txned)
         await check_versions(connections)
         rows, old = found.ranged(0), found.ranged(1)
@@ -36,9 +41,20 @@ async def found_or_open(connections: Connections, keys: Keys, randomness: Random
             )
         if not old:
             old = await _found(connections, keys, meta)
+    known = Known(decode_meta(old[0].value), old[0].modified)
+    check_not_moved(known.meta)
+    if known.meta.state == Kind.FILLING.value:
+        raise not_finished()
+    return known
+
+
+@asynccontextmanager
+async def explained(connections: Connections) -> AsyncIterator[None]:
+    """Says what keeps everybody from answering, where nobody does."""
+    try:
+        yield
     except Unanswered as error:
         raise await _why(connections, error) from None
-    return Known(decode_meta(old[0].value), old[0].modified)
 
 
 async def _found(connections: Connections, keys: Keys, meta: Meta) -> list[wire.KeyValue]:

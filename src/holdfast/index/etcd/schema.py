@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from holdfast.base.checksums import crc32c
 from holdfast.base.errors import Damaged, InvalidInput
+from holdfast.index.copying import Kind
 from holdfast.index.port import Row
 
 FORMAT = 1
@@ -54,12 +55,16 @@ class Keys:
 
 
 class Meta(Struct, frozen=True, array_like=True):
-    """The row that names the index. `whole`: it began empty, so that its feed tells all of it."""
+    """The row that names the index. `whole`: it began empty, so that its feed tells all of it. `state`, with
+    `other` and `where`, is a `Kind` of `index/copying.py`."""
 
     format: int
     incarnation: str
     base: int = 0
     whole: bool = True
+    state: str = Kind.OPEN.value
+    other: str = ""
+    where: str = ""
 
 
 class Known(NamedTuple):
@@ -161,7 +166,7 @@ def decode_frame(value: bytes) -> Frame:
 
 class Gate(Struct, frozen=True, array_like=True):
     """The value of the gate's row: who put it, and for how long others should wait before they take it
-    away."""
+    away; 0: it goes by itself, with a lease."""
 
     owner: str
     patience_s: float

@@ -200,9 +200,9 @@ def put_op(key: bytes, value: bytes, lease: int = 0) -> bytes:
     return _inner(2, _blob(1, key) + _blob(2, value) + _number(3, lease))
 
 
-def delete_op(key: bytes) -> bytes:
-    """A delete as a step of a transaction."""
-    return _inner(3, _blob(1, key))
+def delete_op(key: bytes, end: bytes = b"") -> bytes:
+    """A delete as a step of a transaction: one key, or all keys from `key` to before `end`."""
+    return _inner(3, _blob(1, key) + _blob(2, end))
 
 
 def txn_op(request: bytes) -> bytes:

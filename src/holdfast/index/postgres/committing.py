@@ -19,9 +19,9 @@ import msgspec
 
 from holdfast.index.deciding import Batch, decide_batch, expected_keys
 from holdfast.index.port import Change, Outcome, Transaction
-from holdfast.index.postgres.schema import read_meta
+from holdfast.index.postgres.schema import META, read_meta
 
-_LOCK = "SELECT incarnation, revision, oldest FROM holdfast.meta FOR UPDATE"
+_LOCK = f"SELECT {META} FROM holdfast.meta FOR UPDATE"  # noqa: S608
 _READ = "SELECT key, revision FROM holdfast.rows WHERE key = ANY($1::bytea[])"
 _WRITE = """
 WITH deleted AS (

@@ -38,6 +38,7 @@ from holdfast.index.postgres.committing import Attempt, decode_change
 from holdfast.index.postgres.connections import Connections
 from holdfast.index.postgres.leasing import PostgresLeases
 from holdfast.index.postgres.schema import (
+    META,
     Meta,
     Standby,
     check_durability,
@@ -56,7 +57,7 @@ FROM holdfast.meta LEFT JOIN LATERAL (
 ) AS change ON true
 ORDER BY change.revision
 """
-_META = "SELECT incarnation, revision, oldest FROM holdfast.meta"
+_META = f"SELECT {META} FROM holdfast.meta"  # noqa: S608
 _TRIM = """
 WITH gone AS (DELETE FROM holdfast.changes WHERE revision <= $1)
 UPDATE holdfast.meta SET oldest = $1 WHERE oldest < $1

@@ -1,6 +1,7 @@
 """The tables, and what the installation must promise before it is trusted with them.
 
-    holdfast.meta      one row: format, incarnation, revision, oldest revision of the feed
+    holdfast.meta      one row: format, incarnation, revision, oldest revision of the feed; state, other and
+                       moved_to while it is being copied here, or once it was moved (`index/copying.py`)
     holdfast.rows      key, value, revision
     holdfast.changes   the feed: revision, batch, msgpack of [[[key, value], ...], [deleted key, ...]]
     holdfast.leases    name, token, when it expires (by the server's clock)
@@ -15,17 +16,21 @@ from msgspec import Struct
 
 from holdfast.base.errors import Fenced, InvalidInput, Unavailable
 from holdfast.base.randomness import Randomness
+from holdfast.index.copying import Kind, Moved, moved_hint, not_finished
 
 FORMAT = 1
 
-_TABLES = """
+TABLES = """
 CREATE SCHEMA IF NOT EXISTS holdfast;
 CREATE TABLE IF NOT EXISTS holdfast.meta (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     format integer NOT NULL,
     incarnation text NOT NULL,
     revision bigint NOT NULL,
-    oldest bigint NOT NULL
+    oldest bigint NOT NULL,
+    state text NOT NULL DEFAULT 'open',
+    other text NOT NULL DEFAULT '',
+    moved_to text NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS holdfast.rows (
     key bytea PRIMARY KEY,
@@ -46,6 +51,9 @@ CREATE TABLE IF NOT EXISTS holdfast.leases (
 
 _MAKING = 0x686F6C6466617374
 """Advisory lock of whoever makes the tables: two nodes may start at once."""
+
+META = "incarnation, revision, oldest, state, other, moved_to"
+"""The columns that `read_meta` takes."""
 
 _SETTINGS = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names")
 
@@ -70,15 +78,14 @@ async def prepare(connection: asyncpg.Connection, randomness: Randomness) -> Met
     """Make what is not there; answers what is. Raises InvalidInput for a format that is not ours."""
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _MAKING)
-        there = await connection.fetchval("SELECT to_regclass('holdfast.meta') IS NOT NULL")
-        if not there:
-            await connection.execute(_TABLES)
+        if not await is_there(connection):
+            await connection.execute(TABLES)
             await connection.execute(
                 "INSERT INTO holdfast.meta (format, incarnation, revision, oldest) VALUES ($1, $2, 0, 0)",
                 FORMAT,
                 randomness.token(16).hex(),
             )
-        found = await connection.fetchrow("SELECT format, incarnation, revision, oldest FROM holdfast.meta")
+        found = await connection.fetchrow(f"SELECT format, {META} FROM holdfast.meta")  # noqa: S608
     if found is None:
         raise InvalidInput(
             "The schema `holdfast` of this database has tables and no row in `meta`.",
@@ -89,7 +96,24 @@ async def prepare(connection: asyncpg.Connection, randomness: Randomness) -> Met
             f"The schema `holdfast` has format {found['format']}, this Holdfast knows {FORMAT}.",
             hint="Use the version that made it, or a newer one.",
         )
+    check_not_moved(found)
+    if found["state"] == Kind.FILLING.value:
+        raise not_finished()
     return Meta(found["incarnation"], found["revision"], found["oldest"])
+
+
+async def is_there(connection: asyncpg.Connection) -> bool:
+    """Whether the tables are there."""
+    return bool(await connection.fetchval("SELECT to_regclass('holdfast.meta') IS NOT NULL"))
+
+
+def check_not_moved(row: asyncpg.Record) -> None:
+    """Raises Fenced when the truth is elsewhere."""
+    if row["state"] == Kind.MOVED.value:
+        raise Fenced(
+            f"The index was moved to {row['moved_to']} ({row['other']}), which is the truth now.",
+            hint=moved_hint(Moved(row["other"], row["moved_to"])),
+        )
 
 
 async def check_durability(connection: asyncpg.Connection) -> None:
@@ -137,6 +161,7 @@ def read_meta(row: asyncpg.Record | None, known: str) -> Meta:
     """The row of `meta`. Raises Fenced when the index is not `known`, the one that was opened."""
     if row is None:
         raise Unavailable("The tables of the index are empty.", hint="Were they restored or dropped by hand?")
+    check_not_moved(row)
     meta = Meta(row["incarnation"], row["revision"], row["oldest"])
     if meta.incarnation != known:
         raise Fenced(
