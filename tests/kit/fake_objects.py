@@ -207,7 +207,10 @@ class FakeObjects:
 
     async def list_objects(self, listing: m.ListObjects) -> m.Listing:
         found = self._keys(listing.bucket)
-        names = _roll_up(sorted(found, key=str.encode), listing.prefix, listing.delimiter, listing.after)
+        after = listing.after
+        if listing.cut_off:
+            found, after = {key: one for key, one in found.items() if key.encode() > after.encode()}, ""
+        names = _roll_up(sorted(found, key=str.encode), listing.prefix, listing.delimiter, after)
         page = names[: listing.limit]
         return m.Listing(
             tuple(_listed(name, found[name].record) if not rolled else name for name, rolled in page),

@@ -32,6 +32,7 @@ class Running(NamedTuple):
     objects: FakeObjects
     port: int
     clients: list[Any]
+    region: str = REGION
 
     def client(self, **config: Any) -> Any:
         """An unmodified boto3 client."""
@@ -45,7 +46,7 @@ class Running(NamedTuple):
             endpoint_url=f"http://127.0.0.1:{self.port}",
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
-            region_name=REGION,
+            region_name=self.region,
             config=Config(**{**settings, **config}),
         )
         self.clients.append(client)
@@ -58,24 +59,25 @@ async def serving(
     routes: Routes | None = None,
     base_domains: tuple[str, ...] = (),
     balancer_secret: str = "",
+    region: str = REGION,
 ) -> AsyncIterator[Running]:
     """A server on a free port of 127.0.0.1, gone with the block."""
     clock = SystemClock()
-    objects = FakeObjects(clock)
+    objects = FakeObjects(clock, region=region)
     server = S3Server(
         objects,
         {ACCESS_KEY: SECRET_KEY},
         clock,
         SeededRandomness("s3"),
         port=0,
-        region=REGION,
+        region=region,
         limits=limits,
         routes=routes,
         base_domains=base_domains,
         balancer_secret=balancer_secret,
     )
     await server.start()
-    running = Running(server, objects, server.port, [])
+    running = Running(server, objects, server.port, [], region)
     try:
         yield running
     finally:

@@ -17,14 +17,19 @@ names = st.text(alphabet="ab/é\x01😀", min_size=1, max_size=5)
 parts = st.text(alphabet="ab/é", max_size=3)
 
 
-def rolled(keys: Iterable[str], prefix: str, delimiter: str, after: str) -> list[str]:
-    """Keys and common prefixes, in the order of their UTF-8 bytes, greater than `after`."""
+def rolled(
+    keys: Iterable[str], prefix: str, delimiter: str, after: str, *, cut_off: bool = False
+) -> list[str]:
+    """Keys and common prefixes, in the order of their UTF-8 bytes, greater than `after`; or, `cut_off`, of
+    keys that are greater."""
     found = set()
     for key in keys:
-        if not key.startswith(prefix):
+        if not key.startswith(prefix) or (cut_off and key.encode() <= after.encode()):
             continue
         at = key.find(delimiter, len(prefix)) if delimiter else -1
         found.add(key if at < 0 else key[: at + len(delimiter)])
+    if cut_off:
+        return sorted(found, key=str.encode)
     skipped = after
     if delimiter and after.startswith(prefix) and (at := after.find(delimiter, len(prefix))) >= 0:
         skipped = after[: at + len(delimiter)]
@@ -38,10 +43,15 @@ def shown(entries: Iterable[object]) -> list[str]:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sets(names, max_size=12), parts, st.sampled_from(["", "/", "a", "b/", "é"]), parts, st.integers(1, 4)
+    st.sets(names, max_size=12),
+    parts,
+    st.sampled_from(["", "/", "a", "b/", "é"]),
+    parts,
+    st.integers(1, 4),
+    st.booleans(),
 )
 def test_a_listing_is_what_sorting_and_rolling_up_gives(
-    keys: set[str], prefix: str, delimiter: str, after: str, limit: int
+    keys: set[str], prefix: str, delimiter: str, after: str, limit: int, cut_off: bool
 ) -> None:
     async def run() -> None:
         desk = await Desk(SystemClock()).bucket()
@@ -52,7 +62,14 @@ def test_a_listing_is_what_sorting_and_rolling_up_gives(
         marker = after
         for _ in range(30):
             page = await desk.objects.list_objects(
-                ListObjects(bucket=BUCKET, prefix=prefix, delimiter=delimiter, after=marker, limit=limit)
+                ListObjects(
+                    bucket=BUCKET,
+                    prefix=prefix,
+                    delimiter=delimiter,
+                    after=marker,
+                    cut_off=cut_off and not found,
+                    limit=limit,
+                )
             )
             found += shown(page.entries)
             assert len(page.entries) <= limit
@@ -61,7 +78,7 @@ def test_a_listing_is_what_sorting_and_rolling_up_gives(
                 break
             assert len(page.entries) == limit
             marker = page.next_after
-        assert found == rolled(keys, prefix, delimiter, after)
+        assert found == rolled(keys, prefix, delimiter, after, cut_off=cut_off)
 
     asyncio.run(run())
 

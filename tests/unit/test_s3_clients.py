@@ -36,7 +36,7 @@ async def test_buckets_come_and_go() -> None:
         assert "ContinuationToken" not in rest
         assert s3.head_bucket(Bucket="first")["BucketRegion"] == "us-east-1"
         assert s3.get_bucket_location(Bucket="first")["LocationConstraint"] is None
-        assert code_of(s3.create_bucket, Bucket="first") == ("BucketAlreadyOwnedByYou", 409)
+        assert s3.create_bucket(Bucket="first")["Location"] == "/first", "as in AWS's first region"
         s3.put_object(Bucket="first", Key="k", Body=b"")
         assert code_of(s3.delete_bucket, Bucket="first") == ("BucketNotEmpty", 409)
         s3.delete_object(Bucket="first", Key="k")
@@ -50,6 +50,30 @@ async def test_buckets_come_and_go() -> None:
         )
 
     async with serving() as running:
+        await asyncio.to_thread(story, running)
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-west-1"])
+async def test_making_ones_own_bucket_again_is_answered_by_region(region: str) -> None:
+    def story(running: Running) -> None:
+        s3 = running.client()
+        where = {} if region == "us-east-1" else {"LocationConstraint": region}
+        arguments = {"CreateBucketConfiguration": where} if where else {}
+        s3.create_bucket(Bucket="first", **arguments)
+        s3.put_object(Bucket="first", Key="k", Body=b"there")
+        if region == "us-east-1":
+            assert s3.create_bucket(Bucket="first")["Location"] == "/first"
+        else:
+            assert code_of(s3.create_bucket, Bucket="first", **arguments) == ("BucketAlreadyOwnedByYou", 409)
+        assert s3.get_object(Bucket="first", Key="k")["Body"].read() == b"there"
+        # With another scheme than it has it is not the same bucket again.
+        s3.meta.events.register(
+            "before-sign.s3.CreateBucket",
+            lambda request, **_: request.headers.add_header("x-holdfast-scheme", "mirror-3"),
+        )
+        assert code_of(s3.create_bucket, Bucket="first", **arguments) == ("BucketAlreadyOwnedByYou", 409)
+
+    async with serving(region=region) as running:
         await asyncio.to_thread(story, running)
 
 
@@ -221,6 +245,11 @@ async def test_listings_page_and_roll_up() -> None:
         assert s3.list_objects_v2(Bucket="bucket", MaxKeys=0)["KeyCount"] == 0
         after = s3.list_objects_v2(Bucket="bucket", StartAfter="d2/k10")
         assert after["Contents"][0]["Key"] == "d2/k11"
+        # What the client names is a key; of a prefix that it lies in, the rest is still to come.
+        inside = s3.list_objects_v2(Bucket="bucket", StartAfter="d1/k05", Delimiter="/")
+        assert [one["Prefix"] for one in inside["CommonPrefixes"]] == ["d1/", "d2/"]
+        marked = s3.list_objects(Bucket="bucket", Marker="d1/k05", Delimiter="/")
+        assert [one["Prefix"] for one in marked["CommonPrefixes"]] == ["d2/"]
         listing = {"Bucket": "bucket"}
         assert code_of(s3.list_objects_v2, **listing, MaxKeys=-1) == ("InvalidArgument", 400)
         assert code_of(s3.list_objects_v2, **listing, ContinuationToken="zzz") == ("InvalidArgument", 400)

@@ -42,7 +42,8 @@ class Listings:
         delimiter = keys.encode_text(listing.delimiter)
         start = base + prefix
         if listing.after:
-            start = max(start, start_after(base, prefix, delimiter, keys.encode_text(listing.after)))
+            rolled = b"" if listing.cut_off else delimiter
+            start = max(start, start_after(base, prefix, rolled, keys.encode_text(listing.after)))
         end = keys.after_prefix(base + prefix)
         if start >= end:
             return Listing((), False, "")

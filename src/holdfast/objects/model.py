@@ -226,12 +226,14 @@ class CopyObject(Struct, frozen=True, kw_only=True):
 
 class ListObjects(Struct, frozen=True, kw_only=True):
     """A listing: keys with `prefix`, after `after` (exclusive; a key or a common prefix), rolled up at
-    `delimiter`, at most `limit` items."""
+    `delimiter`, at most `limit` items. A common prefix that `after` is in was listed before, unless it is
+    `cut_off`: then it counts as a key only, and what follows it in the same prefix is rolled up."""
 
     bucket: str
     prefix: str = ""
     delimiter: str = ""
     after: str = ""
+    cut_off: bool = False
     limit: int = LISTING_MAX
 
 

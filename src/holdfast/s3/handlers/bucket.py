@@ -1,12 +1,17 @@
 """CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation."""
 
+from holdfast.objects.errors import BucketAlreadyOwnedByYou
 from holdfast.s3.documents import expect_root, read_document
 from holdfast.s3.errors import Code, S3Error, not_implemented
 from holdfast.s3.request import Request, Response, Site, check_acl, xml_response
 from holdfast.s3.xml import Element, document, escape
+from holdfast.scheme import parse_scheme
 
 SCHEME_HEADER = "x-holdfast-scheme"
 _CONFIGURATION = "CreateBucketConfiguration"
+
+REPEATED_IN = "us-east-1"
+"""The region in which making one's own bucket again is answered like the first time."""
 
 
 async def create_bucket(site: Site, request: Request) -> Response:
@@ -25,7 +30,15 @@ async def create_bucket(site: Site, request: Request) -> Response:
     if configuration is not None:
         _check_configuration(expect_root(configuration, _CONFIGURATION), site.region)
     scheme = headers.get(SCHEME_HEADER)
-    bucket = await site.service.create_bucket(request.bucket, scheme, request.request_id, request.tries)
+    try:
+        bucket = await site.service.create_bucket(request.bucket, scheme, request.request_id, request.tries)
+    except BucketAlreadyOwnedByYou:
+        # As in AWS's first region, and nowhere else: scripts that were written for it rely on that.
+        if site.region != REPEATED_IN:
+            raise
+        bucket = await site.service.get_bucket(request.bucket)
+        if scheme is not None and parse_scheme(scheme, bucket.scheme.n) != bucket.scheme:
+            raise
     return Response(
         fields=[
             ("Location", f"/{bucket.name}"),

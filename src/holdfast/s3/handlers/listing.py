@@ -44,7 +44,8 @@ async def list_objects_v2(site: Site, request: Request) -> Response:
     token = query.get("continuation-token")
     start_after = query.get("start-after", "")
     after = start_after if token is None else read_token(token)
-    listing, limit = await _list(site, request, after)
+    # A token says what was listed; what the client names itself is a key to begin behind, and no more.
+    listing, limit = await _list(site, request, after, cut_off=token is None)
     head = f"<KeyCount>{len(listing.entries)}</KeyCount>"
     if token is not None:
         head += f"<ContinuationToken>{escape(token)}</ContinuationToken>"
@@ -56,7 +57,7 @@ async def list_objects_v2(site: Site, request: Request) -> Response:
     return _page(request, head, listing, limit, write, owner)
 
 
-async def _list(site: Site, request: Request, after: str) -> tuple[Listing, int]:
+async def _list(site: Site, request: Request, after: str, *, cut_off: bool = False) -> tuple[Listing, int]:
     query = request.query
     limit = integer(query, "max-keys", LISTING_MAX, LISTING_MAX)
     if limit == 0:
@@ -67,6 +68,7 @@ async def _list(site: Site, request: Request, after: str) -> tuple[Listing, int]
         prefix=query.get("prefix", ""),
         delimiter=query.get("delimiter", ""),
         after=after,
+        cut_off=cut_off,
         limit=limit,
     )
     return await site.service.list_objects(wanted), limit
