@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from holdfast.base.ids import StoreId
 from holdfast.stores.port import NAME, Range
+from holdfast.wire.http import TARGET_BYTES_MAX
 
 VERSION = 1
 SPEAKS = (1,)
@@ -39,6 +40,7 @@ _TAG = re.compile(r"[0-9a-f]{64}\Z")
 _RANGE = re.compile(r"(0|[1-9][0-9]{0,14})\+([1-9][0-9]{0,14})\Z")
 _GET = re.compile(r"ranges=([0-9+,]+)(&uncached=1)?\Z")
 _PUT = re.compile(r"reserve=(100|[1-9][0-9]?)\Z")
+_AFTER = re.compile(r"[A-Za-z0-9._-]{0,128}\Z")
 _LIST = re.compile(r"after=([A-Za-z0-9._-]{0,128})&limit=([1-9][0-9]{0,9})\Z")
 _TIMEOUT = re.compile(r"[1-9][0-9]{0,6}\Z")
 _TARGET = re.compile(r"/stores/([A-Za-z0-9._-]{1,64})/(?:(usage|probe|blobs)|blobs/([^/]+)(/size)?)\Z")
@@ -102,9 +104,18 @@ size_decoder = msgspec.json.Decoder(SizeAnswer)
 names_decoder = msgspec.json.Decoder(list[str])
 
 
+# A head with as many ranges as a request may have, each at the end of a blob of a petabyte, is still a head.
+assert RANGES_MAX * len(f"{10**15 - 1}+{ANSWER_BYTES_MAX},") + 512 <= TARGET_BYTES_MAX
+
+
 def is_node_name(text: str) -> bool:
     """Whether a node or a cluster can be called so."""
     return _NODE.match(text) is not None
+
+
+def is_after(text: str) -> bool:
+    """Whether a listing can begin after this."""
+    return _AFTER.match(text) is not None
 
 
 def is_store_id(text: str) -> bool:

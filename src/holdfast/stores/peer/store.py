@@ -108,6 +108,7 @@ class PeerStore:
 
     async def list(self, after: str, *, limit: int, timeout_s: float) -> list[str]:
         assert limit >= 1
+        assert messages.is_after(after), f"{after!r} is no name that could be listed"
         limit = min(limit, messages.LISTED_MAX)
         request = Request(
             "GET",
