@@ -156,13 +156,13 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         self._body_ended_early()
         _wake(self._writer)
-        if self._task is not None and self._shared.application.gives_up:
+        if self._task is not None:
             self._task.cancel()
 
     def eof_received(self) -> bool:
         self._eof = True
         self._note_gone()
-        if self._task is not None and self._shared.application.gives_up:
+        if self._task is not None:
             self._task.cancel()
             return False
         if self._exchange is None or self._lingering:
@@ -258,10 +258,12 @@ class Connection(asyncio.Protocol):
             # Not at once: a long row of pipelined requests would nest as deep as it is long.
             shared.loop.call_soon(self._finish, exchange)
             return
-        # The set keeps the task alive; it takes itself out.
+        # The set keeps the task alive; it takes itself out, unless it is cancelled before it has begun.
         task = shared.loop.create_task(self._serve(exchange, internal))
         shared.tasks.add(task)
-        self._task = task
+        if shared.application.gives_up:
+            self._task = task
+            task.add_done_callback(shared.tasks.discard)
 
     async def _serve(self, exchange: Exchange, internal: bool) -> None:
         shared = self._shared
