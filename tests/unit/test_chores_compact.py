@@ -6,9 +6,11 @@ HOLDFAST_TINY_OBJECTS=n writes n tiny objects, where 5,000 do otherwise.
 import asyncio
 import os
 import random
+from collections.abc import Container, Mapping
 
 import pytest
 
+from holdfast.base.errors import Unavailable
 from holdfast.base.ids import PackId, RequestId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.chores.chore import Chore
@@ -22,9 +24,11 @@ from holdfast.chores.compact import (
     worth_moving,
 )
 from holdfast.chores.runner import ChoreRunner
+from holdfast.index.memory import MemoryIndex
 from holdfast.index.port import Transaction, prefix_end
 from holdfast.objects.keys import dead_row
 from holdfast.objects.model import DeleteKey, PutObject, ReadObject
+from holdfast.objects.moving import MoveReport
 from holdfast.objects.rows import FORMAT, DeadRow, encode
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
@@ -35,6 +39,7 @@ from holdfast.packs.watched import WatchedIndex
 from holdfast.scheme import Scheme
 from tests.kit.objects import BUCKET, BytesBody, content
 from tests.kit.rig import Rig, build_rig
+from tests.kit.virtual import VirtualClock
 
 pytestmark = pytest.mark.virtual
 
@@ -307,3 +312,41 @@ async def test_thousands_of_tiny_objects_end_in_few_packs_and_give_their_space_b
         assert await bench.get(f"key-{number}") == b"tiny %d" % number
     assert not bench.errors
     await bench.runner.close()
+
+
+async def test_what_found_no_room_on_full_stores_is_tried_again_soon_and_what_gave_nothing_back_is_not() -> (
+    None
+):
+    clock = VirtualClock()
+    index = MemoryIndex(clock)
+    await index.commit([Transaction((), ((pack_row(PACK), encode_row(row(8 * MIB))),))])
+    tried: list[bool] = []
+    has_room = False
+
+    async def move(
+        worth: Mapping[PackId, int], scheme: Scheme, alone: Container[PackId], /, *, thrifty: bool = False
+    ) -> MoveReport:
+        tried.append(thrifty)
+        if not has_room:
+            raise Unavailable("Too few stores can be written.")
+        return MoveReport(untouched=tuple(worth))
+
+    compact = Compact(index, move, is_full=lambda: True)
+    compact.partly_dead(PACK, row(8 * MIB), 3 * MIB)
+
+    async def walks(count: int) -> int:
+        before = len(tried)
+        for _ in range(count):
+            try:
+                while await compact.step():
+                    pass
+            except Unavailable:
+                continue
+        return len(tried) - before
+
+    await walks(2)
+    assert await walks(12) >= 3, "known to be partly dead all the while"
+    has_room = True
+    await walks(4)
+    assert await walks(30) <= 3
+    assert all(tried), "nothing but what gives back more than it takes"

@@ -30,6 +30,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from holdfast.base.errors import Unavailable
 from holdfast.base.ids import PackId
 from holdfast.chores.chore import Progress
 from holdfast.index.port import Index, Row, prefix_end
@@ -258,13 +259,24 @@ class Compact:
         self._ripe += sorted(alone, key=lambda one: one[1][0].size)
 
     async def _empty(self, scheme: Scheme, found: list[Candidate]) -> None:
+        dead: dict[PackId, int] = {}
         for one in found:
             # Also if the step fails: they are tried again, later.
             self._rest(one.pack)
-            self._dead.pop(one.pack, None)
+            if (known := self._dead.pop(one.pack, None)) is not None:
+                dead[one.pack] = known
         alone = frozenset(one.pack for one in found if one.mostly_dead)
         worth = {one.pack: one.worth for one in found}
-        report = await self._move(worth, scheme, alone, thrifty=self._is_full())
+        is_full = self._is_full()
+        try:
+            report = await self._move(worth, scheme, alone, thrifty=is_full)
+        except Unavailable:
+            if is_full:
+                # For want of room, which comes back with what was emptied before: soon.
+                self._dead |= dead
+                for one in found:
+                    self._resting[one.pack] = (1, self._round + REST_ROUNDS_FULL)
+            raise
         self.moved_bytes += report.bytes_moved
         self.moved_packs += len(found) - len(report.untouched)
 
@@ -274,7 +286,6 @@ class Compact:
 
     def _rest(self, pack: PackId) -> None:
         tries = self._resting.pop(pack, (0, 0))[0] + 1
-        most = REST_ROUNDS_FULL if self._is_full() else REST_ROUNDS_MAX
-        self._resting[pack] = (tries, self._round + min(2**tries, most))
+        self._resting[pack] = (tries, self._round + min(2**tries, REST_ROUNDS_MAX))
         while len(self._resting) > RESTING_MAX:
             self._resting.popitem(last=False)
