@@ -390,6 +390,32 @@ async def test_a_store_that_hangs_leaves_connections_to_the_others() -> None:
     await server.stop(1.0)
 
 
+async def test_reads_that_are_given_up_one_after_the_other_take_no_connections_from_other_stores() -> None:
+    """As when a store hangs and each read of it is overtaken by others."""
+    hanging, well = Watched(name="hanging"), virtual_store("well")
+    hanging.gate = asyncio.Event()
+    network = PipeNetwork()
+    server, client = piped_server(network, {hanging.id: hanging, well.id: well}), piped_client(network)
+    await server.start()
+    hung, other = PeerStore(hanging.id, client), PeerStore(well.id, client)
+    for _ in range(200):
+        call = asyncio.create_task(hung.get("blob", [Range(0, 4096)], timeout_s=10.0))
+        await turns(5)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    assert client.connections == WIDTH
+    began = now()
+    await other.put("blob", [b"x"], timeout_s=T)
+    assert now() - began < 0.1
+    await asyncio.sleep(10)
+    assert (client.connections, client.idle) == (WIDTH + 1, WIDTH + 1)
+    hanging.gate = None
+    await hung.put("blob", [b"y"], timeout_s=T)
+    assert await hung.get("blob", [Range(0, 1)], timeout_s=T) == [b"y"]
+    await client.close()
+    await server.stop(1.0)
+
+
 async def test_stores_that_hang_never_make_a_peer_look_dead() -> None:
     hanging = [Watched(name=f"hanging{number}") for number in range(6)]
     network = PipeNetwork()

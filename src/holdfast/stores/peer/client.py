@@ -148,12 +148,25 @@ class PeerClient:
         for line in tuple(self._lines):
             line.hang_up("The connection was closed by this side.")
 
-    async def ask(self, request: Request, deadline: float, timeout_s: float) -> Buffer:
+    async def ask(
+        self,
+        request: Request,
+        deadline: float,
+        timeout_s: float,
+        over: Callable[[], None] = lambda: None,
+    ) -> Buffer:
         """The content of a good answer that came by `deadline` (of the loop's clock; `timeout_s` is only
-        said). Raises what the peer raised, StoreOverdue, StoreBusy, StoreFailed, PeerRefused."""
+        said). `over` is called once nothing of it is under way any more, which may be later than this
+        returns: an answer that nobody wants still has to come.
+
+        Raises what the peer raised, StoreOverdue, StoreBusy, StoreFailed, PeerRefused."""
         room = self._reserve if request.store is None else self._room
         if not room.take_now():
-            await self._take_room(room, deadline, timeout_s, request.store)
+            try:
+                await self._take_room(room, deadline, timeout_s, request.store)
+            except BaseException:
+                over()
+                raise
         line: Line | None = None
         kept = False
         try:
@@ -170,11 +183,16 @@ class PeerClient:
             except LineBroken as broken:
                 raise self._broken(broken, request.store) from None
         except asyncio.CancelledError:
-            kept = line is not None and self._drop_answer(line, request, deadline, room)
+            if line is not None and self._may_drop(line, request):
+                kept = True
+                self._drop_answer(line, deadline, room, over)
+            elif line is not None:
+                line.hang_up()
             raise
         finally:
             if not kept:
                 self._put_back(line, room)
+                over()
 
     async def _exchange(self, line: Line, request: Request, deadline: float, timeout_s: float) -> Buffer:
         loop = asyncio.get_running_loop()
@@ -218,19 +236,19 @@ class PeerClient:
             raise error
         return answer.content
 
-    def _drop_answer(self, line: Line, request: Request, deadline: float, room: Room) -> bool:
-        """Nobody wants the answer any more. True when the connection is kept until it has come."""
-        if not request.again or line.sending or request.answer_bytes > _DROPPED_BYTES_MAX:
-            line.hang_up()
-            return False
+    def _may_drop(self, line: Line, request: Request) -> bool:
+        """Whether an answer that nobody wants any more is awaited, so that its connection can be kept."""
+        return request.again and not line.sending and request.answer_bytes <= _DROPPED_BYTES_MAX
+
+    def _drop_answer(self, line: Line, deadline: float, room: Room, over: Callable[[], None]) -> None:
         timer = asyncio.get_running_loop().call_at(deadline, line.expire)
 
         def come() -> None:
             timer.cancel()
             self._put_back(line, room)
+            over()
 
         line.forsake(come)
-        return True
 
     # Connections
 

@@ -173,19 +173,18 @@ class PeerStore:
         deadline = asyncio.get_running_loop().time() + timeout_s
         if timeout_s <= 0:
             raise self._overdue(timeout_s)
-        large = size > LARGE_BYTES
-        if large and not self._large.take_now():
+        if size <= LARGE_BYTES:
+            if not self._room.take_now():
+                await self._take(self._room, deadline, timeout_s)
+            return await self._client.ask(request, deadline, timeout_s, self._room.give)
+        if not self._large.take_now():
             await self._take(self._large, deadline, timeout_s)
         try:
             if not self._room.take_now():
                 await self._take(self._room, deadline, timeout_s)
-            try:
-                return await self._client.ask(request, deadline, timeout_s)
-            finally:
-                self._room.give()
+            return await self._client.ask(request, deadline, timeout_s, self._room.give)
         finally:
-            if large:
-                self._large.give()
+            self._large.give()
 
     async def _take(self, room: Room, deadline: float, timeout_s: float) -> None:
         try:
