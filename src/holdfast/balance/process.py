@@ -60,9 +60,21 @@ def command(program: Path, settings: Settings, files: Files) -> Sequence[str]:
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """In a child, before it becomes another program: the kernel kills it when the parent dies (Linux)."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty; "" where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class EnvoyProcess:
@@ -83,7 +95,7 @@ class EnvoyProcess:
             stderr=asyncio.subprocess.DEVNULL,
             cwd=files.directory,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
         return cls(process, files)
 
@@ -102,14 +114,8 @@ class EnvoyProcess:
         return await self._process.wait()
 
     def last_words(self) -> str:
-        """The last line of its log that says more than when, in its own words."""
-        try:
-            with self._files.log.open("rb") as file:
-                file.seek(max(0, self._files.log.stat().st_size - _TAIL_BYTES))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return next((line.rpartition("] ")[2].strip() for line in reversed(lines) if line.strip()), "")
+        """The last line of its log, without when and where."""
+        return last_line(self._files.log).rpartition("] ")[2].strip()
 
     async def kill(self) -> None:
         """End it at once."""

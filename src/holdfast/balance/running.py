@@ -32,6 +32,8 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 5.0
 TOGETHER_S = 0.5
 """Two signals within this time are one: terminals and supervisors tell a group and then each of it."""
+QUIET_S = 1.0
+"""A connection that was just made may bring a request yet: for so long none must be under way."""
 CALM_S = 10.0
 """An Envoy that ran for so long is started again at once when it ends."""
 
@@ -203,12 +205,19 @@ class Balancer:
             self._admin.ask("/healthcheck/fail", "POST")
             await clock.sleep(settings.notice_s)
             self._admin.ask("/drain_listeners", "POST")
-            deadline = clock.monotonic() + settings.drain_s
-            while self._admin.number(f"http.{LISTENER}.downstream_rq_active"):
-                if clock.monotonic() > deadline:
+            began = quiet_since = clock.monotonic()
+            while True:
+                now = clock.monotonic()
+                if self._admin.number(f"http.{LISTENER}.downstream_rq_active"):
+                    quiet_since = now
+                elif now - quiet_since > QUIET_S or not self._admin.number(
+                    f"http.{LISTENER}.downstream_cx_active"
+                ):
+                    break
+                if now - began > settings.drain_s:
                     self._tell("Requests that took too long were broken off.")
                     break
-                await clock.sleep(0.1)
+                await clock.sleep(0.05)
 
 
 def _read_certificate(tls: Tls) -> tuple[str, str]:

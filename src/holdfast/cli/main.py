@@ -200,6 +200,26 @@ def recover(
 
 
 @app.command()
+def up(
+    nodes: Annotated[int | None, typer.Option("--nodes", help="How many nodes (default 3).")] = None,
+    regions: Annotated[
+        int | None, typer.Option("--regions", help="In how many regions they are said to be (default 3).")
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", help="Port of the first balancer (default 9000, or one that is free).")
+    ] = 9000,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Folder for all of it (default ./holdfast-cluster).")
+    ] = Path("holdfast-cluster"),
+) -> None:
+    """Run a whole cluster on this machine until Ctrl-C: etcd, nodes, balancers."""
+    from holdfast.cli.upping import up_until_stopped
+
+    home = directory.absolute()
+    asyncio.run(up_until_stopped(home, nodes, regions, port, SystemClock(), SystemRandomness()))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"holdfast {__version__}")
