@@ -37,11 +37,11 @@ from tests.simulation.trace import Trace
 
 T = TypeVar("T")
 
-PATIENCE_S = 3.0
+PATIENCE_S = 2.0
 """How long a client waits for an answer."""
 
-LATE_S = 8.0
-"""How much later than its client gave up a commit may still be decided."""
+LATE_S = 40.0
+"""How long a commit may be on its way. No promise of the product depends on how long it is."""
 
 FEED_POLL_S = 0.02
 _FEED_AT_ONCE = 256
@@ -63,17 +63,15 @@ class IndexService:
         self.late = 0.0
         self.lossy = 0.0
         self.landed_late = 0
+        self.held = 0
+        self.hold_packs: list[float] = []
+        """How long the next commits that make packs are held up."""
         self._clock = clock
         self._chance = randomness
         self._trace = trace
         self._leases: dict[str, _Granted] = {}
         self._under_way: set[asyncio.Task[Any]] = set()
         self._context = contextvars.copy_context()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is on its way to be decided any more."""
-        return not self._under_way
 
     def strikes(self, likely: float) -> bool:
         """Whether something happens that is so likely."""
@@ -93,12 +91,16 @@ class IndexService:
         if not await network.carry(who, INDEX):
             return None
         held_s = 0.0
-        if self.strikes(self.late):
-            held_s = (PATIENCE_S + LATE_S) * self._chance.fraction()
+        if self.hold_packs and any(key.startswith(b"pack/") for one in transactions for key, _ in one.puts):
+            held_s = self.hold_packs.pop(0)
+        elif self.strikes(self.late):
+            held_s = LATE_S * self._chance.fraction()
         elif self.strikes(self.late / 2):
             return None
         if held_s:
+            self.held += 1
             await self._clock.sleep(held_s)
+            self.held -= 1
         while self.electing:
             if self.strikes(0.3):
                 return None

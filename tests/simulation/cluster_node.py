@@ -162,7 +162,7 @@ class ClusterNode:
             ),
             strays,
             self.findings,
-            TendFences(self.fences),
+            TendFences(self.fences, self.others),
             Cleanup(self.objects.finish_cleanups),
             *self.keeping.chores,
         ]
@@ -287,6 +287,10 @@ class ClusterNode:
         return frozenset(
             store for store in self.attached if health.writable(store) and not health.is_full(store)
         )
+
+    def stop_beating(self) -> None:
+        """Say nothing more."""
+        self._beating.cancel()
 
     async def _beat(self) -> None:
         """As the room `cluster` says: each second a row that others see change."""

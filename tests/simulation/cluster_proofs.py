@@ -5,16 +5,14 @@ import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId, parse_shard_name, shard_name
-from holdfast.objects import model as m
 from holdfast.packs.disposal import shards_buried
-from holdfast.packs.model import Place
-from holdfast.packs.named import parse_named_shard
 from holdfast.packs.rows import decode_row
 from holdfast.packs.verifying import PackHealth
 from tests.simulation.book import Book, Violation
 from tests.simulation.cluster_world import ClusterWorld
-from tests.simulation.proofs import check_accounts, scan
+from tests.simulation.proofs import _kept, check_accounts, scan
 
 if TYPE_CHECKING:
     from tests.simulation.cluster_clients import ClusterClient
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
 CHORE_ROWS = (b"debt/", b"buried/", b"trash/", b"cleanup/", b"finding/")
 WITHIN_S = 400.0
 SETTLED_WITHIN_S = 200.0
+KEPT_WITHIN_S = 45.0
+"""Before anybody is fenced for his silence."""
 
 
 async def until_settled(world: ClusterWorld, book: Book) -> None:
@@ -39,8 +39,9 @@ async def until_settled(world: ClusterWorld, book: Book) -> None:
             raise Violation(
                 f"{len(world.requests)} requests have not ended {SETTLED_WITHIN_S:g} s after all was well"
             )
-    # The last commit of a request may be on its way still.
-    await world.clock.sleep(15.0)
+    while world.service.held:
+        await world.clock.sleep(1.0)
+    await world.clock.sleep(3.0)
     gc.collect()  # what errors hold in cycles, tickets among it, would stay for ever
     book.crashed(world.tick())
 
@@ -105,6 +106,25 @@ def check_shards(world: ClusterWorld) -> int:
     return len(there - named)
 
 
+async def until_kept(world: ClusterWorld) -> None:
+    """Wait until what lies on the disks is enough to make all rows again, whoever wrote it. Nodes say nothing
+    more from here on: each beat would be another row to be kept."""
+    for node in world.nodes:
+        node.stop_beating()
+    found = "nothing was tried"
+    deadline = world.clock.monotonic() + KEPT_WITHIN_S
+    while world.clock.monotonic() < deadline:
+        await world.clock.sleep(1.0)
+        try:
+            found = await world.call(lambda node: _kept(world, node))
+        except HoldfastError as error:
+            found = str(error)
+        if not found:
+            world.trace.note("kept")
+            return
+    raise Violation(f"not to be made again after {KEPT_WITHIN_S:g} s of health: {found}")
+
+
 async def prove(
     world: ClusterWorld,
     book: Book,
@@ -122,11 +142,9 @@ async def prove(
     book.check()
     await until_whole(world)
     await until_tidy(world)
+    await until_kept(world)
     check_shards(world)
     begin, end = -1.0, world.clock.monotonic()
     await check_accounts(world, [(begin, end)])
     if world.failures:
         raise Violation(f"a task of a node failed: {world.failures[0]!r}") from world.failures[0]
-
-
-__all__ = ["Place", "m", "parse_named_shard", "shards_buried"]

@@ -149,7 +149,8 @@ class Collect:
         # The pack's own transactions move the debt row only together with the pack row, so that the
         # expectation of the pack row covers both.
         deletes = [pack_row(pack), *([debt_row(pack)] if debt else []), *keys[:BURY_DELETES_MAX]]
-        burial = (buried_row(pack), encode_burial(shards_of(pack, row)))
+        kept = row if self._rows.is_shared else None
+        burial = (buried_row(pack), encode_burial(shards_of(pack, row), kept))
         expects = (Expect(pack_row(pack), found.revision),)
         self._dying[pack] = row, Transaction(expects, (burial,), tuple(deletes))
         return 0, 0

@@ -1,21 +1,26 @@
-"""Looking after this node's fences: what they are for is in `holdfast.cluster.fences`."""
+"""Looking after fences, this node's and those of nodes that do not do so any more: what they are for is in
+`holdfast.cluster.fences`."""
 
 from holdfast.cluster.fences import OwnFences
+from holdfast.cluster.others import Others
 from holdfast.index.port import Index, prefix_end
 
 
 class TendFences:
-    """Replaces fences that graves wait for, and notices that somebody has fenced this node."""
+    """Replaces fences that graves wait for, notices that somebody has fenced this node, and listens whether
+    the others beat."""
 
     name = "fences"
     interval_s = 2.0
 
-    def __init__(self, fences: OwnFences) -> None:
+    def __init__(self, fences: OwnFences, others: Others) -> None:
         self._fences = fences
+        self._others = others
 
     async def step(self) -> bool:
         """One look."""
         await self._fences.tend()
+        await self._others.look()
         return False
 
 

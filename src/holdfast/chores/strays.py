@@ -23,7 +23,7 @@ from typing import NamedTuple
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId, parse_shard_name
-from holdfast.cluster.others import NOBODY, Others
+from holdfast.cluster.others import NOBODY, Others, Said
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction
 from holdfast.packs.disposal import further_burial, shards_buried, shards_of
 from holdfast.packs.model import buried_row, pack_row, trash_row
@@ -43,10 +43,10 @@ assert STRAY_AGE_S > 2 * GIVE_UP_S
 
 
 class _Sighting(NamedTuple):
-    """When a stray was first seen, and which fences were there."""
+    """When a stray was first seen, and the newest fence that was there."""
 
     at: float
-    mark: int
+    fence: int
 
 
 class FindStrays:
@@ -105,8 +105,9 @@ class FindStrays:
             if (parts := parse_shard_name(name)) is not None:
                 by_pack.setdefault(parts[0], []).append(name)
         packs = list(by_pack)
-        if packs:
-            await self._others.look()
+        if not packs:
+            return
+        said = await self._others.look()
         rows = await self._index.get([pack_row(pack) for pack in packs])
         graves = await self._index.get([buried_row(pack) for pack in packs])
         for pack, row, grave in zip(packs, rows, graves, strict=True):
@@ -116,14 +117,14 @@ class FindStrays:
             if grave is not None:
                 known |= set(shards_buried(grave))
             strays = [(store, name) for name in by_pack[pack] if (store, name) not in known]
-            if old := [stray for stray in strays if self._is_old(stray, now)]:
+            if old := [stray for stray in strays if self._is_old(stray, now, said)]:
                 await self._dispose(pack, row, grave, old)
 
-    def _is_old(self, stray: tuple[StoreId, str], now: float) -> bool:
-        first = self._since.get(stray) or _Sighting(now, self._others.mark)
+    def _is_old(self, stray: tuple[StoreId, str], now: float, said: Said) -> bool:
+        first = self._since.get(stray) or _Sighting(now, said.newest_fence)
         if len(self._seen) < STRAYS_MAX:
             self._seen[stray] = first
-        return now - first.at >= STRAY_AGE_S and not self._others.may_come_back(first.mark)
+        return now - first.at >= STRAY_AGE_S and not said.may_come_back(first.fence)
 
     async def _dispose(
         self, pack: PackId, row: Row | None, grave: Row | None, strays: list[tuple[StoreId, str]]

@@ -11,6 +11,7 @@ oldest fence can not come back. A fence that is gone never comes back at its rev
 decides about any of this: to fence a node that is well costs it some requests that have to be tried again.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from weakref import WeakSet
@@ -54,12 +55,19 @@ class Fences(Protocol):
         """Raises Busy while this node has no fence."""
         ...
 
+    async def renew(self) -> None:
+        """A ticket turned out to be void: see to it that the next one is not. Raises Unavailable."""
+        ...
+
 
 class _NoFences:
     """For an index that belongs to one process, which its engine fences as a whole."""
 
     def ticket(self) -> Ticket:
         return NO_TICKET
+
+    async def renew(self) -> None:
+        return
 
 
 NO_FENCES: Fences = _NoFences()
@@ -97,6 +105,7 @@ class OwnFences:
         self._is_waited_for = is_waited_for
         self._fences: list[_Fence] = []
         self._current: _Fence | None = None
+        self._tending = asyncio.Lock()
         self.began = 0
         """No pack that is made from now on, by whomever, was begun before this revision."""
 
@@ -119,9 +128,17 @@ class OwnFences:
         await self._make()
         await self.tend()
 
+    async def renew(self) -> None:
+        """See `Fences.renew`."""
+        await self.tend()
+
     async def tend(self) -> None:
         """To be called every few seconds: replace a fence that somebody took away, or that others wait for,
         and take away what nobody needs. Raises Unavailable."""
+        async with self._tending:
+            await self._tend()
+
+    async def _tend(self) -> None:
         known = self._index.status().revision
         rows = [row for row in await self._index.scan(*all_of(FENCES), limit=_ALL) if isinstance(row, Row)]
         self.began = max(self.began, min([known, *(row.revision for row in rows)]))

@@ -241,7 +241,7 @@ class Background:
         others = NOBODY
         if self._cluster is not None and self._findings is not None:
             others = self._cluster.others
-            chores += [self._findings, TendFences(self._cluster.fences)]
+            chores += [self._findings, TendFences(self._cluster.fences, others)]
         if self._may_delete:
             strays = FindStrays(self._keeper.attached, index, self._clock, others)
             disposal = Disposal(

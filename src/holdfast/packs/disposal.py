@@ -22,9 +22,11 @@ PAGE = 200
 
 
 class Burial(Struct, frozen=True, array_like=True):
-    """Value of a `buried` row: the shards that are left to remove, as (store, name)."""
+    """Value of a `buried` row: the shards that are left to remove, as (store, name); and, where several nodes
+    use the index, the row that the pack had, for those who are reading it still."""
 
     shards: tuple[tuple[StoreId, str], ...]
+    row: PackRow | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -48,8 +50,10 @@ def further_burial(pack: PackId, grave: Row | None, shards: Sequence[tuple[Store
     """Add shards to a pack id that is dead already; `grave` is its `buried` row, if that is still there."""
     if grave is None:
         return burial(pack, shards)
-    all_shards = dict.fromkeys((*_decoder.decode(grave.value).shards, *shards))
-    return Transaction((Expect(grave.key, grave.revision),), ((grave.key, encode_burial(tuple(all_shards))),))
+    found = _decoder.decode(grave.value)
+    all_shards = tuple(dict.fromkeys((*found.shards, *shards)))
+    value = encode_burial(all_shards, found.row)
+    return Transaction((Expect(grave.key, grave.revision),), ((grave.key, value),))
 
 
 def shards_buried(grave: Row) -> tuple[tuple[StoreId, str], ...]:
@@ -57,9 +61,16 @@ def shards_buried(grave: Row) -> tuple[tuple[StoreId, str], ...]:
     return _decoder.decode(grave.value).shards
 
 
-def encode_burial(shards: Sequence[tuple[StoreId, str]]) -> bytes:
+def row_buried(grave: Row) -> PackRow | None:
+    """The row that a pack had before it was buried, as long as none of its shards has been removed."""
+    return _decoder.decode(grave.value).row
+
+
+def encode_burial(shards: Sequence[tuple[StoreId, str]], row: PackRow | None = None) -> bytes:
     """The value of a `buried` row."""
-    return _encoder.encode(Burial(tuple(shards)))
+    burial_ = Burial(tuple(shards), row)
+    # Without a row nothing is said of one: as it always was.
+    return _encoder.encode(burial_ if row is not None else (burial_.shards,))
 
 
 class Disposal:
@@ -88,8 +99,7 @@ class Disposal:
     async def sweep_buried(self, after: bytes = b"") -> tuple[int, bytes]:
         """One page of `buried` rows; answers how many shards went and where to go on (b"" at the end)."""
         rows = await self._page(b"buried/", after)
-        if rows:
-            await self._others.look()
+        said = await self._others.look() if rows else None
         failed: set[StoreId] = set()
         changes = []
         removed = 0
@@ -97,13 +107,14 @@ class Disposal:
             if not self._is_covered(row.revision):
                 continue
             shards = shards_buried(row)
-            if shards and self._others.is_read(row.revision):
+            if shards and said is not None and said.is_read(row.revision):
                 continue
             pack = PackId(bytes.fromhex(row.key.removeprefix(b"buried/").decode()))
             left = [shard for shard in shards if not await self._remove(*shard, failed)]
             removed += len(shards) - len(left)
             expects = (Expect(row.key, row.revision),)
-            if not left and not self._is_awaited(pack) and not self._others.may_come_back(row.revision):
+            awaited = self._is_awaited(pack) or said is None or said.may_come_back(row.revision)
+            if not left and not awaited:
                 changes.append(Transaction(expects, (), (row.key,)))
             elif len(left) < len(shards):
                 changes.append(Transaction(expects, ((row.key, encode_burial(left)),)))

@@ -15,7 +15,7 @@ from holdfast.base.errors import Damaged, HoldfastError, Unavailable
 from holdfast.base.ids import PackId, StoreId, shard_name
 from holdfast.health import StoreHealth
 from holdfast.packs import codec
-from holdfast.packs.errors import TooFewShardsAnswer, TooManyShardsLost
+from holdfast.packs.errors import PackGone, TooFewShardsAnswer, TooManyShardsLost
 from holdfast.packs.format import (
     TABLE_OFFSET,
     ShardHeader,
@@ -92,7 +92,7 @@ class Reader:
 
     async def read_small(self, extent: Extent) -> Buffer:
         """All of one extent, at most 1 MiB. Raises TooManyShardsLost, TooFewShardsAnswer, PackGone."""
-        known = self._rows.cached(extent.pack) or await self._rows.get(extent.pack)
+        known = self._rows.cached(extent.pack) or await self._find(extent.pack)
         while True:
             pieces = list(known.layout.slices(extent.offset, extent.length))
             try:
@@ -168,12 +168,25 @@ class Reader:
         return STRIPE_BYTES * min(max(1, stripes), 4)
 
     async def _step(self, pack: PackId, offset: int, length: int) -> deque[Buffer]:
-        known = await self._rows.get(pack)
+        known = self._rows.cached(pack) or await self._find(pack)
         while True:
             try:
                 return await self._window(known, offset, length)
             except PackMoved as moved:
                 known = moved.known
+
+    async def _find(self, pack: PackId) -> KnownPack:
+        """A pack's row. What another node has buried while it is read here keeps its row in the grave, and
+        its shards until this read is over. Raises PackGone."""
+        try:
+            return await self._rows.get(pack)
+        except PackGone:
+            if not self._rows.is_shared:
+                raise
+            buried = await self._rows.buried(pack)
+            if buried is None:
+                raise
+            return buried
 
     async def _window(self, known: KnownPack, offset: int, length: int) -> deque[Buffer]:
         layout = known.layout

@@ -13,10 +13,11 @@ import msgspec
 from holdfast.base.clock import Clock
 from holdfast.base.ids import PackId, StoreId
 from holdfast.index.port import Index
+from holdfast.packs.disposal import row_buried
 from holdfast.packs.errors import PackGone
 from holdfast.packs.format import binding
 from holdfast.packs.layout import Layout
-from holdfast.packs.model import PackRow, Place, pack_row
+from holdfast.packs.model import PackRow, Place, buried_row, pack_row
 
 PLACES_CACHED = 131_072
 """Bounds the cache by what its rows weigh, about 400 bytes a place: 20,000 packs of six shards, 50 MB."""
@@ -103,6 +104,12 @@ class PackRows:
             self.forget(pack)
             raise PackGone(f"Pack {pack.hex()} is not in the index any more.")
         return self.learn(pack, decode_row(found.value), found.revision)
+
+    async def buried(self, pack: PackId) -> KnownPack | None:
+        """The row of a pack that was buried a moment ago. It is not remembered."""
+        (grave,) = await self._index.get([buried_row(pack)])
+        row = None if grave is None else row_buried(grave)
+        return None if grave is None or row is None else KnownPack(pack, row, grave.revision)
 
     def learn(self, pack: PackId, row: PackRow, revision: int) -> KnownPack:
         """Remember a row that was just read or committed."""

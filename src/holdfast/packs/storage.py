@@ -16,6 +16,7 @@ from holdfast.base.errors import Busy, HoldfastError, InvalidInput, Unavailable
 from holdfast.base.ids import PackId, StoreId, shard_name
 from holdfast.base.randomness import Randomness
 from holdfast.cluster.fences import NO_FENCES, Fences
+from holdfast.cluster.rows import FENCES
 from holdfast.health import StoreHealth
 from holdfast.index.port import (
     ABSENT,
@@ -75,6 +76,7 @@ class Packs:
     ) -> None:
         self._index = index
         self._clock = clock
+        self._fences = fences
         self._batchers: dict[Scheme, Batcher] = {}
         self.rows = PackRows(index, clock=clock if shared else None)
         self.settler = Settler(stores, index, self.rows, clock)
@@ -143,7 +145,9 @@ class Packs:
         """Stop what runs behind; what is not settled is left to the collector."""
         await self.settler.close()
 
-    async def _write_batch(self, scheme: Scheme, pieces: Sequence[Piece]) -> Sequence[Appended | Exception]:
+    async def _write_batch(
+        self, scheme: Scheme, pieces: Sequence[Piece], again: bool = True
+    ) -> Sequence[Appended | Exception]:
         payload: list[Buffer] = []
         offsets: list[int] = []
         entries: list[ManifestEntry] = []
@@ -176,6 +180,11 @@ class Packs:
         except (Unavailable, InvalidInput):
             self.settler.abandoned(landed.abandoned)  # nothing was committed, and nobody will try again
             raise
+        if again and isinstance(outcomes[0], Conflict) and outcomes[0].key.startswith(FENCES):
+            # This node was taken for gone. Nothing was committed: the same pieces may go into another pack.
+            self.settler.abandoned(landed.abandoned)
+            await self._fences.renew()
+            return await self._write_batch(scheme, pieces, again=False)
         try:
             await self._ascertain(landed, row, outcomes[0])
         except HoldfastError:
