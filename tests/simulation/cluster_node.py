@@ -39,7 +39,7 @@ from holdfast.packs.watched import WatchedIndex
 from holdfast.recovery.keeping import Keeping
 from holdfast.scheme import parse_scheme
 from holdfast.stores.faulty import FaultyStore
-from holdfast.stores.identity import judge
+from holdfast.stores.identity import Expected, Identity, judge
 from holdfast.stores.port import Attachment, Store
 from holdfast.topology import Location, Topology
 from tests.simulation.cluster_index import IndexClient
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from tests.simulation.cluster_world import ClusterWorld, Machine
     from tests.simulation.world import Slot
 
+CLUSTER = "simulation"
 PATIENCE_S = 30.0
 LOOK_EVERY_ROUNDS = 12
 
@@ -199,10 +200,12 @@ class ClusterNode:
         )
 
     def _refusal(self, slot: "Slot") -> str | None:
-        judgement = judge(slot.found, slot.expects)
+        expects = self._world.expects
+        judgement = judge(slot.found, expects[slot.name])
         if judgement.attachment is Attachment.NEW:
-            slot.move_in()
-            judgement = judge(slot.found, slot.expects)
+            slot.identity = Identity(slot.memory.id, CLUSTER, slot.name)
+            expects[slot.name] = Expected(CLUSTER, slot.name, slot.memory.id)
+            judgement = judge(slot.found, expects[slot.name])
         return None if judgement.attachment is Attachment.READY else judgement.reason
 
     def _attach_own(self, slot: "Slot") -> None:
@@ -230,7 +233,7 @@ class ClusterNode:
         """Know the stores of all machines, as their nodes' rows say."""
         for machine in self._world.machines:
             for slot in machine.slots:
-                store = slot.expects.store
+                store = self._world.expects[slot.name].store
                 if machine is self._machine or store is None:
                     continue
                 held = self._held.get(slot.name)

@@ -12,12 +12,13 @@ from msgspec import Struct
 
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.ids import StoreId
+from holdfast.stores.identity import Expected
 from holdfast.stores.port import Store
 from tests.kit.virtual import VirtualClock
 from tests.simulation.cluster_index import IndexService
 from tests.simulation.cluster_loop import PausableLoop
 from tests.simulation.cluster_network import CLIENTS, Network, refused
-from tests.simulation.cluster_node import ClusterNode
+from tests.simulation.cluster_node import CLUSTER, ClusterNode
 from tests.simulation.node import SimulationSettings
 from tests.simulation.parts import PutLog
 from tests.simulation.world import Process, Slot, World
@@ -190,6 +191,8 @@ class ClusterWorld(World):
         self.errands: set[asyncio.Task[None]] = set()
         self.put_log = ClusterPutLog(self.clock, self.rows)
         self.requests: set[asyncio.Task[object]] = set()
+        self.expects = {slot.name: Expected(CLUSTER, slot.name) for slot in self.slots}
+        """What the nodes' own files say of each place."""
         each = settings.disks
         self.machines = [
             Machine(self, f"n{number}", self.slots[number * each : (number + 1) * each])

@@ -17,6 +17,8 @@ from tests.simulation.cluster_world import ClusterSettings, ClusterWorld
 from tests.simulation.contents import SimulatedBody, etag_of, make_bytes
 from tests.simulation.proofs import scan
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "alpha"
 PART = 70_000
 
