@@ -189,6 +189,15 @@ def test_numbers_and_bytes_come_back(number: int, blob: bytes) -> None:
             wire.Message(wire._blob(300, blob)[:-cut])
 
 
+def test_a_row_is_read_whatever_else_a_newer_etcd_says_of_it() -> None:
+    said = wire._blob(1, b"key") + wire._number(2, 5) + wire._number(3, 700) + wire._number(4, 3)
+    said += wire._blob(5, b"v" * 300) + wire._number(6, -7)
+    expected = wire.KeyValue(b"key", b"v" * 300, 5, 700, -7)
+    assert wire.key_value(said) == wire.key_value(said + wire._blob(9, b"more")) == expected
+    with pytest.raises(Damaged):
+        wire.key_value(said[:200])
+
+
 def lane(modified: int, count: int, puts: int, deletes: tuple[tuple[int, bytes], ...] | None) -> wire.Event:
     return wire.Event(KEYS.lane("x"), encode_frame(planning.Frame(1, count, puts, deletes)), modified)
 

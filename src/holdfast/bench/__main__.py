@@ -4,7 +4,7 @@ Prints, for 4 KiB, 1 MiB and 64 MiB objects: requests a second, bytes a second, 
 node's peak memory. Every run is bounded in requests; the load generator runs on the same machine and
 says so. What is compared is measured in one run, side by side: the plain writes of `baseline` next to
 the PUTs, the degraded reads next to the healthy ones. `--only chores` runs `holdfast.bench.chores` alone,
-`--only peer` runs `holdfast.bench.peer`.
+`--only peer` runs `holdfast.bench.peer`, `--only index` runs `holdfast.bench.index`.
 """
 
 import os
@@ -21,6 +21,7 @@ from rich.table import Table
 from holdfast.base.clock import Clock, SystemClock
 from holdfast.bench.baseline import write_plain
 from holdfast.bench.chores import measure_chores
+from holdfast.bench.index import measure_index
 from holdfast.bench.load import Request, Sample, run_load
 from holdfast.bench.peer import measure_peer
 from holdfast.bench.subject import Slow, Subject, subject
@@ -233,8 +234,8 @@ def _beside_plain(put: Sample, folder: Path, clock: Clock) -> str:
 
 
 def main() -> None:
-    """Take `--only chores` or `--only peer` for that part alone, a folder to work in, and a share of the full
-    counts."""
+    """Take `--only chores`, `peer` or `index` for that part alone, a folder to work in, a share of the full
+    counts, and for `index` addresses of more engines."""
     console = Console(width=150)
     arguments = sys.argv[1:]
     only = arguments[1] if arguments[:1] == ["--only"] else ""
@@ -251,6 +252,8 @@ def main() -> None:
             uvloop.run(measure_chores(console, folder, share))
         if only in {"", "peer"}:
             uvloop.run(measure_peer(console, share))
+        if only in {"", "index"}:
+            uvloop.run(measure_index(console, folder, share, arguments[2:]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

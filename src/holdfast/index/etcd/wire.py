@@ -259,8 +259,43 @@ class KeyValue(NamedTuple):
     lease: int
 
 
-def key_value(message: Message) -> KeyValue:
-    """Taken from its message."""
+_KEY, _CREATED, _MODIFIED, _VERSION, _VALUE, _LEASE = 0x0A, 0x10, 0x18, 0x20, 0x2A, 0x30
+"""Tags of its fields. What has others is read the slow way."""
+
+
+def key_value(data: bytes) -> KeyValue:
+    """Taken from bytes. A page has hundreds of them, so they are taken apart without a `Message`."""
+    key = value = b""
+    created = modified = lease = at = 0
+    end = len(data)
+    try:
+        while at < end:
+            tag, number = data[at], data[at + 1]
+            at += 2
+            if number > 0x7F:
+                number, at = _varint(data, at - 1)
+            if tag == _KEY:
+                key = data[at : at + number]
+                at += number
+            elif tag == _VALUE:
+                value = data[at : at + number]
+                at += number
+            elif tag == _CREATED:
+                created = number
+            elif tag == _MODIFIED:
+                modified = number
+            elif tag == _LEASE:
+                lease = number
+            elif tag != _VERSION:
+                return _key_value_of(Message(data))
+    except IndexError:
+        at = -1
+    if at != end:
+        raise Damaged(f"A row that etcd answered, of {end} bytes, cannot be read.")
+    return KeyValue(key, value, created, modified, lease - (1 << 64) if lease >> 63 else lease)
+
+
+def _key_value_of(message: Message) -> KeyValue:
     return KeyValue(message.blob(1), message.blob(5), message.number(2), message.number(3), message.signed(6))
 
 
@@ -275,7 +310,9 @@ class Ranged(NamedTuple):
 def ranged(message: Message) -> Ranged:
     """Taken from its message."""
     return Ranged(
-        message.message(1).number(3), [key_value(kv) for kv in message.messages(2)], bool(message.number(3))
+        message.message(1).number(3),
+        [key_value(kv) for kv in message.blobs.get(2, ())],
+        bool(message.number(3)),
     )
 
 
@@ -320,7 +357,7 @@ def watched(data: bytes) -> Watched:
     message = Message(data)
     events = []
     for one in message.messages(11):
-        kv = key_value(one.message(2))
+        kv = key_value(one.blob(2))
         events.append(Event(kv.key, None if one.number(1) else kv.value, kv.modified))
     return Watched(
         message.message(1).number(3),
