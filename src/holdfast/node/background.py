@@ -19,7 +19,7 @@ from holdfast.chores.absent import FindAbsent
 from holdfast.chores.audit import WALK_EVERY_S as AUDIT_EVERY_S
 from holdfast.chores.audit import Audit
 from holdfast.chores.away import Away
-from holdfast.chores.chore import Chore
+from holdfast.chores.chore import Chore, ChoreState
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import WALK_EVERY_S as COMPACT_EVERY_S
@@ -54,7 +54,7 @@ from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
-from holdfast.recovery.keeping import Keeping
+from holdfast.recovery.keeping import Keeping, RecoveryStatus
 from holdfast.recovery.snapshot import JOURNAL_BYTES_MIN
 from holdfast.s3.observing import Answered, Ending, RequestObserver
 from holdfast.scheme import Scheme
@@ -312,6 +312,12 @@ class Background:
             bytes_dead=self._collect.dead_bytes,
             bytes_reclaimed=self._collect.reclaimed_bytes,
         )
+
+    def recovery_status(self) -> RecoveryStatus | None:
+        """How far a lost index could be made again; None where another node looks after that."""
+        journal = self.keeping.journal.name
+        chores = {chore.name: chore.state for chore in self.runner.status()}
+        return None if chores.get(journal) is ChoreState.ELSEWHERE else self.keeping.status()
 
     async def finish(self) -> None:
         """Once nothing is served any more: what was committed last goes into the journal, too."""

@@ -8,6 +8,7 @@ on its own, whoever asks.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
 
 from holdfast import __version__
 from holdfast.base.clock import Clock
@@ -159,8 +160,25 @@ class Joining:
 
     def serves(self, endpoint: str) -> None:
         """Clients are served at `endpoint` from now on."""
-        self._client = self._settings.client or endpoint
+        self._client = self._settings.client or self._as_reached(endpoint)
         self.presence.announce()
+
+    def _as_reached(self, endpoint: str) -> str:
+        """Where clients on other machines find what listens on all addresses: where peers find this one."""
+        advertised = self._settings.advertise
+        if self._config.host.strip("[]") not in ("0.0.0.0", "::") or advertised is None:  # noqa: S104
+            return endpoint
+        return f"http://{PeerAddress(advertised.host, urlsplit(endpoint).port or 0)}"
+
+    def remarks(self) -> list[str]:
+        """What a person should know about how others reach this node."""
+        client, peer = urlsplit(self._client).hostname or "", urlsplit(f"//{self._peer}").hostname or ""
+        if is_loopback(client) and not is_loopback(peer):
+            return [
+                f"clients and balancers elsewhere cannot reach {self._client}: say host and client in "
+                "holdfast.toml."
+            ]
+        return []
 
     def stop_soon(self) -> None:
         """Say that this node stops: balancers send it nothing any more."""
@@ -250,6 +268,11 @@ class Joining:
             self._peers.changed(change)
         for told in self.on_change:
             told(change)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host means the machine that says it."""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def _reachable(listening: PeerAddress, port: int) -> PeerAddress:

@@ -404,6 +404,8 @@ class Node:
         remarks += [f"store {held.place.slot} is {held.attachment.value}: {held.reason}" for held in away]
         if self._ahead:
             remarks.append(f"the index is older than what {', '.join(self._ahead)} have seen.")
+        if self.joining is not None:
+            remarks += self.joining.remarks()
         return remarks + self._home.remarks()
 
     async def status(self) -> Status:
@@ -421,7 +423,7 @@ class Node:
             packs_survive={level.value: count for level, count in background.census.survives.items()},
             events=self._events.shown(EVENTS_SHOWN),
             webhook=self._events.webhook_status(),
-            recovery=background.keeping.status(),
+            recovery=background.recovery_status(),
             ahead=self._ahead,
             node=self._config.name if self.joining is not None else "",
             nodes=self._node_statuses(),

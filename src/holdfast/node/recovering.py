@@ -81,6 +81,11 @@ async def recover(
 
     Raises Busy and Fenced (somebody else is using it, or it belongs elsewhere), InvalidInput (the index is
     whole; it is not clear which is meant), Unavailable and Damaged (too little can be read)."""
+    if config.index is not None:
+        raise InvalidInput(
+            f"The index is at {config.index.shown}, and recovery makes an embedded one.",
+            hint=f"Restore it by the means of {config.index.engine.value}.",
+        )
     async with AsyncExitStack() as stack:
         run = _Run(config, wanted, environment, clock, randomness, tell)
         return await run.run(stack)

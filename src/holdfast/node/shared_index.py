@@ -4,17 +4,28 @@ What must hold: a node that cannot reach its index says so and ends, once it has
 engine's adapter says; and nothing here knows where the index lies, so that no store of ours counts for it.
 """
 
+import asyncio
+import logging
+
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Unavailable
 from holdfast.base.randomness import Randomness
 from holdfast.index.port import Index, IndexStatus
 from holdfast.node.config_cluster import Engine, IndexAddress
 
+TOLD_AFTER_S = 2.0
+"""A person who starts a node wants to know what it waits for."""
+
+_LOG = logging.getLogger("holdfast.node")
+
 
 async def open_shared(
     address: IndexAddress, clock: Clock, randomness: Randomness, *, managed: bool = False
 ) -> Index:
     """The index at `address`. Raises Unavailable, InvalidInput, Fenced."""
+    waiting = asyncio.get_running_loop().call_later(
+        TOLD_AFTER_S, _LOG.info, "waiting for the index at %s", address.shown
+    )
     try:
         match address.engine:
             case Engine.POSTGRES:
@@ -35,6 +46,8 @@ async def open_shared(
         raise Unavailable(
             f"The index at {address.shown} cannot be reached. {error.message}", hint=error.hint, **error.facts
         ) from error
+    finally:
+        waiting.cancel()
 
 
 class Elsewhere:
