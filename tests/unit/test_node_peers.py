@@ -11,6 +11,7 @@ from holdfast.base.randomness import SeededRandomness
 from holdfast.cluster.members import Changed, Member, Sight
 from holdfast.cluster.rows import FORMAT, MemberStore, NodeRow
 from holdfast.health import StoreHealth, StoreState
+from holdfast.node.away import away_of, is_cut_off
 from holdfast.node.config import Given, StorePlace, make_config
 from holdfast.node.keeper import Keeper
 from holdfast.node.peers import Line, Peers
@@ -192,3 +193,52 @@ async def test_a_store_belongs_to_who_named_it_first_and_a_node_is_not_its_own_p
     assert world.keeper.slot_of(ONE) == "n2/disk1"
     world.peers.changed(Changed("n1", None, Member("n1", BOTH, 1, None, Sight.ALIVE, 0.0)))
     assert world.keeper.slot_of(ONE) == "n2/disk1"
+
+
+@pytest.mark.parametrize(
+    ("beating", "unanswered", "cut_off"),
+    [(0, 0, False), (1, 1, True), (2, 1, False), (2, 2, True), (3, 2, True), (4, 2, False), (4, 3, True)],
+)
+def test_who_reaches_no_majority_of_those_that_beat_is_cut_off(
+    beating: int, unanswered: int, cut_off: bool
+) -> None:
+    assert is_cut_off(beating, unanswered) is cut_off
+
+
+async def test_a_node_that_is_cut_off_gives_up_nobodys_stores(tmp_path: Path) -> None:
+    """It reaches the index, where all others beat: their copies are well, and must not be let go."""
+    world = World(tmp_path)
+    peers, clock, health, keeper = world.peers, world.clock, world.health, world.keeper
+    n3 = row(store(StoreId("store-three"), "disk1"), peer="n3:9100")
+    world.see(BOTH)
+    world.see(n3, name="n3")
+    for id in keeper.others:
+        health.vanished(id, clock.monotonic(), "no answer")
+    world.reached = False
+    for _ in range(100):
+        await peers.round()
+        await clock.sleep(10)
+    assert max(away_of(keeper, health, clock.monotonic()).values()) <= 10
+    assert len([text for text in world.told if "gives up none of their stores" in text]) == 1
+
+    # Once it is among them again, what is away still is waited for from then on.
+    world.reached = True
+    for _ in range(5):
+        await peers.round()
+        await clock.sleep(10)
+    assert set(away_of(keeper, health, clock.monotonic()).values()) == {60.0}
+    await peers.close()
+
+
+async def test_what_a_majority_cannot_reach_is_given_up_although_its_node_beats(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.see(BOTH)
+    world.see(row(store(StoreId("store-three"), "disk1"), peer="n3:9100"), name="n3")
+    for id in (ONE, TWO):
+        world.health.vanished(id, world.clock.monotonic(), "no answer")
+    world.reached = False
+    for _ in range(100):
+        await world.peers.round()
+        await world.clock.sleep(10)
+    assert away_of(world.keeper, world.health, world.clock.monotonic()) == {ONE: 1000.0, TWO: 1000.0}
+    await world.peers.close()

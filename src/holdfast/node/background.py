@@ -38,8 +38,9 @@ from holdfast.chores.strays import FindStrays
 from holdfast.chores.throttle import Throttle
 from holdfast.cluster.fences import OwnFences
 from holdfast.cluster.others import NOBODY, ClusterOthers
-from holdfast.health import StoreHealth, StoreState
+from holdfast.health import StoreHealth
 from holdfast.health.events import Kind, Teller
+from holdfast.node.away import away_of
 from holdfast.node.census import Census, Count
 from holdfast.node.config import ChoresSettings
 from holdfast.node.filling import fills_of, leaving_of
@@ -347,19 +348,7 @@ class Background:
         self._health.ejections_max = min(known, default=0)
 
     def _away_s(self) -> dict[StoreId, float]:
-        """How long each store of this installation has been away, or been down where it is."""
-        now, away = self._clock.monotonic(), {}
-        for held in self._keeper.held.values():
-            if held.id is not None and held.store is None:
-                away[held.id] = now - held.since
-            elif held.id is not None and self._health.state(held.id) is StoreState.DOWN:
-                away[held.id] = now - self._health.since(held.id)
-        for other in self._keeper.others.values():
-            if other.store is None:
-                away[other.id] = now - other.since
-            elif self._health.state(other.id) is StoreState.DOWN:
-                away[other.id] = now - self._health.since(other.id)
-        return away
+        return away_of(self._keeper, self._health, self._clock.monotonic())
 
     def _scrubbed(self, report: PackReport) -> None:
         self._tell(

@@ -12,6 +12,7 @@ the slot's disk: then the disk is not mounted, and is waited for.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 
@@ -100,6 +101,8 @@ class Keeper:
         self.cluster = Cluster("", {})
         self.held: dict[str, Held] = {}
         self.others: dict[StoreId, Remote] = {}
+        self.cut_off_at = -math.inf
+        """When this node last found that it is itself the one that is cut off (`node.peers`)."""
         self.attached: dict[StoreId, Store] = {}
         self._topology = Topology(())
 

@@ -18,9 +18,10 @@ from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.cluster.members import Changed, Member
 from holdfast.cluster.rows import MemberStore
-from holdfast.health import StoreHealth
+from holdfast.health import StoreHealth, StoreState
 from holdfast.health.events import Kind, Teller
 from holdfast.health.prober import paced
+from holdfast.node.away import is_cut_off
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.others import Remote
 from holdfast.stores.peer import SPEAKS, PeerClient, PeerIdentity, PeerStore
@@ -29,6 +30,8 @@ from holdfast.stores.port import Attachment, Store
 LOOK_EVERY_S = 1.0
 PING_TIMEOUT_S = 0.5
 USAGE_TIMEOUT_S = 1.0
+CUT_OFF_S = 60.0
+"""A node that is cut off again within this time says nothing more of it."""
 
 
 class Line(Struct):
@@ -127,6 +130,7 @@ class Peers:
         """One look."""
         silent = [name for name, member in self._members.items() if not member.is_alive]
         await asyncio.gather(*[self._ask(name) for name in silent])
+        await self._judge()
         there = [other for other in self._keeper.others.values() if other.store is not None]
         await asyncio.gather(*[self._measure(other) for other in there])
 
@@ -247,6 +251,34 @@ class Peers:
         else:
             self._unreached.add(name)
         self._adopt(member)
+
+    async def _judge(self) -> None:
+        """Notice when it is this node that is cut off: others beat, so they are well, and do not answer."""
+        beating = [name for name, member in self._members.items() if member.is_alive and member.row.stores]
+        doubtful = [name for name in beating if not self._is_used(name)]
+        lines = [self._lines.get(name) for name in doubtful]
+        answered = await asyncio.gather(*[line.reaches() for line in lines if line is not None])
+        now = self._clock.monotonic()
+        was = now - self._keeper.cut_off_at < CUT_OFF_S
+        unanswered = len(doubtful) - sum(answered)
+        if not is_cut_off(len(beating), unanswered):
+            return
+        self._keeper.cut_off_at = now
+        if not was:
+            self._tell(
+                f"this node does not reach {unanswered} of {len(beating)} others, which the index shows "
+                "alive: it gives up none of their stores",
+                kind=Kind.NODE,
+                subject=self._name,
+            )
+
+    def _is_used(self, name: str) -> bool:
+        """Whether anything that a node holds is in use here: then it can be reached."""
+        return any(
+            other.store is not None and self._health.state(other.id) is not StoreState.DOWN
+            for other in self._keeper.others.values()
+            if other.node == name
+        )
 
     async def _measure(self, other: Remote) -> None:
         store = other.store
