@@ -1,5 +1,6 @@
 """A store that has seen more of the index than there is: nothing is deleted on the index's word."""
 
+import json
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -7,6 +8,7 @@ from msgspec.structs import replace
 from holdfast.node.chores_status import CHORES_PATH
 from holdfast.node.status import Status
 from holdfast.stores.identity import Noted, decode_identity, encode_identity
+from tests.kit.cluster import ClusterNode, TestCluster
 from tests.kit.process import NodeProcess, wait_until
 from tests.system.test_changing_disks import asked
 
@@ -46,3 +48,27 @@ def seen_by(disk: Path) -> Noted | None:
 
 def is_well(status: Status, slot: str) -> bool:
     return next(store.well for store in status.stores if store.slot == slot)
+
+
+def test_what_stores_of_one_node_have_seen_stops_deleting_at_every_node(tmp_path: Path) -> None:
+    cluster = TestCluster(tmp_path)
+    first, second = cluster.node("n1"), cluster.node("n2")
+    with first, second:
+        wait_until("the nodes to know each other", lambda: len(second.status().nodes) == 2)
+        assert paused_in_cluster(second) == set()
+        disk, pulled = first.home / "d1", tmp_path / "pulled"
+        wait_until("d1 to note the index", lambda: seen_by(disk) is not None)
+        disk.rename(pulled)
+        wait_until("d1 to be away", lambda: not all(store.well for store in first.status().stores))
+        seen = decode_identity((pulled / IDENTITY).read_bytes())
+        assert seen.noted is not None
+        further = replace(seen, noted=Noted(seen.noted.incarnation, seen.noted.revision + 1_000_000))
+        (pulled / IDENTITY).write_bytes(encode_identity(further))
+        pulled.rename(disk)
+        wait_until("n1 to stop deleting", lambda: paused_in_cluster(first) == DELETING)
+        wait_until("n2 to stop deleting", lambda: paused_in_cluster(second) == DELETING)
+
+
+def paused_in_cluster(node: ClusterNode) -> set[str]:
+    chores = json.loads(node.client().ask(CHORES_PATH))["chores"]
+    return {chore["name"] for chore in chores if chore["state"] == "paused"}

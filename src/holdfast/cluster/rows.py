@@ -82,7 +82,8 @@ class NodeRow(Struct, frozen=True, array_like=True):
     """`node/<name>`: who a node is. `uuid` is made with its data folder, `boot` at each start and is the
     holder of its leases. `client` is where clients reach it, as `http://10.0.0.1:9000`; `peer` where other
     nodes do, as `10.0.0.1:9100`; `protocols` are the versions of the peer protocol it speaks. `draining` is
-    set by `node drain`: its stores are being emptied, and balancers send it nothing new."""
+    set by `node drain`: its stores are being emptied, and balancers send it nothing new. `ahead` says that
+    its stores have seen more of the index than there is: then no node deletes anything on its word."""
 
     format: int
     uuid: str
@@ -98,6 +99,7 @@ class NodeRow(Struct, frozen=True, array_like=True):
     stopping: bool
     stores: tuple[MemberStore, ...]
     started_ms: int
+    ahead: bool = False
 
 
 class BeatRow(Struct, frozen=True, array_like=True):

@@ -290,6 +290,7 @@ class Background:
 
     def stop_deleting(self) -> None:
         """The index can not be trusted with that any more."""
+        self._may_delete = False
         self.runner.stop(self._deleting, "the index went back: nothing is deleted on its word")
 
     async def close(self) -> None:

@@ -85,6 +85,7 @@ class Joining:
         self._client = self._settings.client
         self._peer = str(self._settings.advertise or self._settings.peer)
         self.stopping = False
+        self.is_ahead: Callable[[], bool] = lambda: False
         self.reading: Callable[[], int] = lambda: index.status().revision
         self.on_change: list[Callable[[Changed], None]] = []
         self._peers: Peers | None = None
@@ -220,6 +221,7 @@ class Joining:
             )
             + self._unnamed(),
             self._started_ms,
+            self.is_ahead(),
         )
 
     def _unnamed(self) -> tuple[MemberStore, ...]:

@@ -21,6 +21,7 @@ from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.chores.fencing import graves_wait
 from holdfast.cluster.fences import NO_FENCES, OwnFences
+from holdfast.cluster.members import Changed
 from holdfast.cluster.others import ClusterOthers
 from holdfast.health import StoreHealth
 from holdfast.health.events import Kind
@@ -254,8 +255,24 @@ class Node:
         self._background.attached(store)
         self._look_ahead()
         if self._ahead:
-            self._background.stop_deleting()
-            self._watching.send_no_canary()
+            self._stop_deleting()
+
+    def _member_changed(self, change: Changed) -> None:
+        """What stores of another node have seen of the index counts here, too."""
+        if change.after is None or not change.after.row.ahead or self._ahead:
+            return
+        if change.name == self._config.name:
+            return  # by its row of before: its stores say what is so now
+        self._ahead.append(f"stores of {change.name}")
+        self._events.tell(
+            f"the index is behind what stores of {change.name} have seen: nothing is deleted on its word",
+            kind=Kind.INDEX,
+        )
+        self._stop_deleting()
+
+    def _stop_deleting(self) -> None:
+        self._background.stop_deleting()
+        self._watching.send_no_canary()
 
     def _build_packs(self, index: WatchedIndex, randomness: Randomness) -> None:
         keeper, health, clock = self._keeper, self._health, self._clock
@@ -274,6 +291,8 @@ class Node:
             shared=cluster is not None,
         )
         if self.joining is not None:
+            self.joining.is_ahead = lambda: bool(self._ahead)
+            self.joining.on_change.append(self._member_changed)
             self.joining.reading = lambda: packs.reader.oldest_read(index.status().revision)
         self._objects = Objects(index, packs, clock, randomness, self._objects_settings())
         self._background = background = Background(
