@@ -103,17 +103,12 @@ class StoreCommands:
         price = self._price(cost, held, others)
         if not others:
             raise InvalidInput(f"{slot} is the only store that takes anything:", hint="add another first.")
-        room = sum(
-            store.usage.bytes_free
-            for name, store in keeper.held.items()
-            if store.id in others and store.usage is not None and name != slot
-        )
-        room += sum(
-            other.usage.bytes_free
-            for other in keeper.others.values()
-            if other.id in others and other.usage is not None
-        )
-        if cost.bytes_held > room:
+        usages = [
+            store.usage for name, store in keeper.held.items() if store.id in others and name != slot
+        ] + [other.usage for other in keeper.others.values() if other.id in others]
+        room = sum(usage.bytes_free for usage in usages if usage is not None)
+        # A store that has not been measured since it came is not taken for full.
+        if None not in usages and cost.bytes_held > room:
             raise InvalidInput(
                 f"{slot} holds {cost.bytes_held} bytes, and all others have room for {room}.",
                 hint="Add a store first: `holdfast store add`.",
