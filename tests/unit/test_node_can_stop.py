@@ -4,8 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from holdfast.base.ids import StoreId
-from holdfast.node.can_stop import StopView, may_stop
+from holdfast.cluster.rows import MemberStore
+from holdfast.node.can_stop import StopView, may_stop, stores_to_write
 from holdfast.node.census import Count
+from holdfast.node.others import Remote
 from holdfast.packs.model import PackRow, Place
 from holdfast.scheme import Scheme
 from holdfast.topology import Location, Topology
@@ -45,6 +47,23 @@ def test_what_would_break_is_a_reason(view: StopView, says: str) -> None:
     assert not answer.can_stop
     assert len(answer.reasons) == 1
     assert says in answer.reasons[0]
+
+
+def test_stores_that_are_up_and_take_nothing_are_not_counted_for_writes() -> None:
+    """Of two nodes the one is being emptied: the other one's stores are all that there would be."""
+
+    def other(name: str, *, takes_new: bool) -> Remote:
+        row = MemberStore(name, StoreId(name), "r", "z", "h", "d", "ready", "", takes_new)
+        return Remote("n2", row, 0.0)
+
+    stores = [
+        other("open", takes_new=True),
+        other("emptied", takes_new=False),
+        other("down", takes_new=True),
+        other("away", takes_new=True),
+    ]
+    there = {StoreId("open"), StoreId("emptied"), StoreId("down")}
+    assert stores_to_write(stores, there, lambda store: store != "down") == 1
 
 
 STORES = [StoreId(f"s{number}") for number in range(6)]

@@ -4,7 +4,12 @@ What must hold: nothing is rounded in favour of stopping. What is asked about is
 are now; who stops several asks before each.
 """
 
+from collections.abc import Callable, Container, Iterable
+
 from msgspec import Struct
+
+from holdfast.base.ids import StoreId
+from holdfast.node.others import Remote
 
 CAN_STOP_PATH = "/-/can-stop"
 COUNT_FRESH_S = 15.0
@@ -32,6 +37,14 @@ class CanStop(Struct, frozen=True):
 
     can_stop: bool
     reasons: tuple[str, ...]
+
+
+def stores_to_write(
+    others: Iterable[Remote], there: Container[StoreId], is_up: Callable[[StoreId], bool]
+) -> int:
+    """How many stores of other nodes would take a write: one that is being emptied, or a spare that waits,
+    is up and takes none."""
+    return sum(other.row.takes_new and other.id in there and is_up(other.id) for other in others)
 
 
 def may_stop(view: StopView) -> CanStop:

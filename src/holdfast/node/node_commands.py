@@ -15,7 +15,7 @@ from holdfast.base.errors import Busy, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.cluster.rows import all_of, beat_row, fences_of, node_row
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction
-from holdfast.node.can_stop import CAN_STOP_PATH, COUNT_FRESH_S, CanStop, StopView, may_stop
+from holdfast.node.can_stop import CAN_STOP_PATH, COUNT_FRESH_S, CanStop, StopView, may_stop, stores_to_write
 from holdfast.node.census import Census
 from holdfast.node.cluster import Draining
 from holdfast.node.joining import Joining
@@ -93,7 +93,7 @@ class NodeCommands:
             StopView(
                 ready=sum(node.state in ("ready", "draining") for node in others),
                 silent=tuple(node.name for node in others if node.state in ("silent", "not ready")),
-                stores=sum(self._is_up(store) for store in keeper.others if store in keeper.attached),
+                stores=stores_to_write(keeper.others.values(), keeper.attached, self._is_up),
                 stores_needed=count.redundancy_most + 1,
                 packs_lost=count.unreadable_without_own,
                 packs_unreadable=count.unreadable,
