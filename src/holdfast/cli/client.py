@@ -39,7 +39,8 @@ class NodeClient:
         if credentials is None:
             raise InvalidInput(
                 f"There are no credentials in {config.data}:",
-                hint="set HOLDFAST_ACCESS_KEY_ID and HOLDFAST_SECRET_ACCESS_KEY as for the node.",
+                hint="name the node's file with --config, if it has one (those of a cluster are made of its "
+                "secret), or set HOLDFAST_ACCESS_KEY_ID and HOLDFAST_SECRET_ACCESS_KEY as for the node.",
             )
         self.endpoint = endpoint or runtime.endpoint
         self._credentials: Credentials = credentials

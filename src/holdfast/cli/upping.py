@@ -1,6 +1,7 @@
 """`holdfast up`: brings a cluster up on this machine, says how to use it, and takes it down."""
 
 import asyncio
+import shlex
 import signal
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def _banner(home: Home) -> str:
             f"  export AWS_DEFAULT_REGION={REGION_DEFAULT} AWS_ENDPOINT_URL={endpoints[0]}",
             "  aws s3 mb s3://first",
             "  aws s3 cp README.md s3://first/",
+            "",
+            f"How it is: cd {shlex.quote(str(home.path / 'nodes' / 'n1'))} && holdfast status",
             "",
             "All of it is on one machine: it shows how a cluster goes on without any of its processes, not",
             "without the machine.",

@@ -47,6 +47,15 @@ class Cost(Struct):
             found.append(f"{_packs(rest)} could lose {least} more")
         return found
 
+    def once_gone(self, holder: str, more: Sequence[str] = ()) -> list[str]:
+        """What is to be said to whoever did without `holder` all the same. What is lost is not made again."""
+        rest = [*self.sentences()[bool(self.lost) :], *more]
+        said = [f"{_packs(self.lost)} cannot be read without what {holder} held."] if self.lost else []
+        if rest:
+            what = f"What else {holder} held" if self.lost else f"What {holder} held"
+            said.append(f"{what} is made again from the others; until then {', '.join(rest)}.")
+        return said
+
 
 async def cost_of_leaving(
     index: Index, store: StoreId, there: frozenset[StoreId], others: frozenset[StoreId]

@@ -164,8 +164,7 @@ class NodeCommands:
         self._tell(f"node {name} was removed")
         sentences = [f"Node {name} is no longer part of the cluster."]
         if cost.shards:
-            until = ", ".join(cost.sentences())
-            sentences.append(f"What its stores held is made again from the others; until then {until}.")
+            sentences += cost.once_gone("it")
         return Done(tuple(sentences))
 
     async def _take_away(self, name: str, revision: int) -> None:

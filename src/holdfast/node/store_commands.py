@@ -211,8 +211,7 @@ class StoreCommands:
         self._tell(f"store {slot} was removed")
         sentences = [f"{slot} is no longer part of this installation; {path} is left as it is."]
         if cost.shards:
-            told = ", ".join([*cost.sentences(), *price])
-            sentences.append(f"What it held is made again from the others; until then {told}.")
+            sentences += cost.once_gone("it", price)
         sentences += [moved] if moved else []
         return Done(tuple(sentences), slot, str(path))
 
