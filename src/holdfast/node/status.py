@@ -80,8 +80,8 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def well(self) -> bool:
-        """Whether it takes part fully."""
-        return self.state == "ready"
+        """Whether it serves; one whose stores are being emptied does."""
+        return self.state in ("ready", "draining")
 
 
 class PacksStatus(Struct, frozen=True, kw_only=True):
