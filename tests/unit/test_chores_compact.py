@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Container, Mapping
 
+import msgspec
 import pytest
 
 from holdfast.base.errors import Unavailable
@@ -33,7 +34,7 @@ from holdfast.objects.rows import FORMAT, DeadRow, encode
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs.disposal import Disposal
-from holdfast.packs.model import PACK_BYTES_MAX, PackRow, pack_row
+from holdfast.packs.model import PACK_BYTES_MAX, DebtReason, DebtRow, PackRow, debt_row, pack_row
 from holdfast.packs.rows import encode_row
 from holdfast.packs.watched import WatchedIndex
 from holdfast.scheme import Scheme
@@ -350,3 +351,37 @@ async def test_what_found_no_room_on_full_stores_is_tried_again_soon_and_what_ga
     await walks(4)
     assert await walks(30) <= 3
     assert all(tried), "nothing but what gives back more than it takes"
+
+
+@pytest.mark.parametrize("how", ["row", "debt", "gone"])
+async def test_a_pack_given_another_scheme_after_it_was_found_is_not_moved_under_the_old_one(
+    how: str,
+) -> None:
+    index = MemoryIndex(VirtualClock())
+    packs = [PackId(bytes([number]) * 16) for number in range(8)]
+    small = row(1 * MIB)
+    await index.commit([Transaction((), tuple((pack_row(pack), encode_row(small)) for pack in packs))])
+    moved: list[tuple[Scheme, set[PackId]]] = []
+
+    async def move(
+        worth: Mapping[PackId, int], scheme: Scheme, alone: Container[PackId], /, *, thrifty: bool = False
+    ) -> MoveReport:
+        moved.append((scheme, set(worth)))
+        return MoveReport()
+
+    compact = Compact(index, move)
+    while not moved:
+        # The step after the one that found them empties them: between both, one of them changes.
+        if not await compact.step():
+            continue
+        mirrored = PackRow(Scheme(1, 2), 1 * MIB, 300, 1 * MIB, ())
+        if how == "row":
+            change = Transaction((), ((pack_row(packs[0]), encode_row(mirrored)),))
+        elif how == "debt":
+            debt = msgspec.msgpack.encode(DebtRow(Scheme(1, 2), DebtReason.SCHEME))
+            change = Transaction((), ((debt_row(packs[0]), debt),))
+        else:
+            change = Transaction((), (), (pack_row(packs[0]),))
+        await index.commit([change])
+        await compact.step()
+    assert moved == [(Scheme(4, 2), set(packs[1:]))]

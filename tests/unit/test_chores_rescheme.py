@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from holdfast.base.errors import InvalidInput
@@ -9,7 +10,7 @@ from holdfast.base.ids import PackId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.chores.collect import Collect
 from holdfast.chores.rescheme import REST_S, Rescheme, Waiting
-from holdfast.index.port import Row, prefix_end
+from holdfast.index.port import Row, Transaction, prefix_end
 from holdfast.objects import keys, rows
 from holdfast.objects.model import (
     CompletePart,
@@ -23,6 +24,9 @@ from holdfast.objects.model import (
 from holdfast.objects.rescheming import decide
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
+from holdfast.packs.model import DebtReason, DebtRow, debt_row
+from holdfast.packs.rewrite_plan import Reason, Target
+from holdfast.packs.rewriting import Rewritten
 from holdfast.packs.rows import decode_row
 from holdfast.packs.verifying import PackHealth
 from holdfast.scheme import Scheme
@@ -293,3 +297,21 @@ async def test_a_chore_that_waits_does_nothing_meanwhile() -> None:
     assert house.chore.rewritten == 0
     busy = False
     assert await waiting.step()
+
+
+async def test_what_was_owed_and_is_paid_during_the_walk_is_not_taken_for_what_was_there_before() -> None:
+    house = await House().open()
+    await house.put(A, "one", b"1" * 5000)
+    await house.put(A, "two", b"2" * 5000)
+    first, second = sorted(await house.packs())
+    # The bucket was given mirror-3, for which there were too few stores then, and now has rs-4-2 again.
+    owed = msgspec.msgpack.encode(DebtRow(MIRROR, DebtReason.SCHEME))
+    await house.rig.index.commit([Transaction((), ((debt_row(second), owed),))])
+    await house.objects.set_bucket_scheme(A, "mirror-3")
+    await house.objects.set_bucket_scheme(A, "rs-4-2")
+    assert await house.chore.step(), "the first, while the second is owed"
+    assert await house.rig.rewriter.rewrite(second, Reason.DEBT, Target()) is Rewritten.DONE
+    assert (await house.packs())[second] == MIRROR
+    await house.run()
+    assert await house.packs() == {first: RS, second: RS}
+    await house.assert_right()

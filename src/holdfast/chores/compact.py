@@ -27,7 +27,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-import msgspec
 from msgspec import Struct
 
 from holdfast.base.errors import Unavailable
@@ -35,8 +34,8 @@ from holdfast.base.ids import PackId
 from holdfast.chores.chore import Progress
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.objects.moving import MoveReport
-from holdfast.packs.model import PACK_BYTES_MAX, DebtRow, PackRow, debt_row
-from holdfast.packs.rows import decode_row
+from holdfast.packs.model import PACK_BYTES_MAX, PackRow, debt_row, pack_row
+from holdfast.packs.rows import decode_row, promised_scheme
 from holdfast.scheme import Scheme
 
 PAGE = 250
@@ -78,7 +77,6 @@ class Move(Protocol):
     ) -> Awaitable[MoveReport]: ...
 
 
-_debt = msgspec.msgpack.Decoder(DebtRow)
 _PACKS = b"pack/"
 
 
@@ -244,8 +242,7 @@ class Compact:
         self._packs += len(rows)
         debts = await self._index.get([debt_row(one.pack) for one, _ in found])
         for (one, row), debt in zip(found, debts, strict=True):
-            # What a pack was promised, not what it got while stores were missing.
-            scheme = row.scheme if debt is None else _debt.decode(debt.value).promised
+            scheme = promised_scheme(row, debt)
             if is_full and one.mostly_dead:
                 alone.append((scheme, [one]))
                 continue
@@ -265,6 +262,9 @@ class Compact:
             self._rest(one.pack)
             if (known := self._dead.pop(one.pack, None)) is not None:
                 dead[one.pack] = known
+        found = await self._still_of(scheme, found)
+        if not found:
+            return
         alone = frozenset(one.pack for one in found if one.mostly_dead)
         worth = {one.pack: one.worth for one in found}
         is_full = self._is_full()
@@ -279,6 +279,19 @@ class Compact:
             raise
         self.moved_bytes += report.bytes_moved
         self.moved_packs += len(found) - len(report.untouched)
+
+    async def _still_of(self, scheme: Scheme, found: list[Candidate]) -> list[Candidate]:
+        """Those that there are still, and that nobody has promised another scheme since they were found: moved
+        under the old one, they would get less than their bucket wants, and nothing would say so. Schemes do
+        not change while packs are emptied (`holdfast.chores.rescheme`)."""
+        rows = await self._index.get(
+            [key for one in found for key in (pack_row(one.pack), debt_row(one.pack))]
+        )
+        return [
+            one
+            for one, row, debt in zip(found, rows[::2], rows[1::2], strict=True)
+            if row is not None and promised_scheme(decode_row(row.value), debt) == scheme
+        ]
 
     def _rests(self, pack: PackId) -> bool:
         resting = self._resting.get(pack)

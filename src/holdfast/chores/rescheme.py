@@ -11,8 +11,6 @@ comes: the next start finds the marks and walks again, and what was done is not 
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import msgspec
-
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId
@@ -20,10 +18,10 @@ from holdfast.chores.chore import Chore, HasPressure, HasProgress, Progress
 from holdfast.chores.sharing import TakesOver
 from holdfast.index.port import Expect, Index, Row, Transaction, prefix_end
 from holdfast.objects.rescheming import Decision
-from holdfast.packs.model import DebtRow, debt_row
+from holdfast.packs.model import debt_row, pack_row
 from holdfast.packs.rewrite_plan import Reason, Target
 from holdfast.packs.rewriting import Rewriter, Rewritten
-from holdfast.packs.rows import decode_row
+from holdfast.packs.rows import decode_row, promised_scheme
 from holdfast.scheme import Scheme
 
 PAGE = 200
@@ -31,7 +29,6 @@ REST_S = 30.0
 """After a walk in which something failed."""
 
 _PACKS = b"pack/"
-_debt = msgspec.msgpack.Decoder(DebtRow)
 
 
 class Decides(Protocol):
@@ -108,7 +105,7 @@ class Rescheme:
         self._next = row.key + b"\0"
         self._looked += 1
         try:
-            changed = await self._look(PackId(bytes.fromhex(row.key.removeprefix(_PACKS).decode())), row)
+            changed = await self._look(PackId(bytes.fromhex(row.key.removeprefix(_PACKS).decode())))
             self._changed += changed
             self.rewritten += changed
         except HoldfastError as error:
@@ -141,12 +138,10 @@ class Rescheme:
         self.active = bool(await self._decides.marks())
         return self.active
 
-    async def _look(self, pack: PackId, row: Row) -> bool:
+    async def _look(self, pack: PackId) -> bool:
         """Whether the pack was changed."""
-        known = decode_row(row.value)
-        (found,) = await self._index.get([debt_row(pack)])
-        promised = _debt.decode(found.value).promised if found is not None else known.scheme
-        if set(self._schemes.values()) == {promised}:
+        promised = await self._promised(pack)
+        if promised is None or set(self._schemes.values()) == {promised}:
             return False
         decision = await self._decides.decide(pack, promised, self._schemes)
         changed = False
@@ -155,8 +150,7 @@ class Rescheme:
             # What is not possible now is on record as owed from here on.
             changed = outcome in (Rewritten.DONE, Rewritten.OVERTAKEN)
             if outcome is Rewritten.NOT_POSSIBLE_NOW:
-                (found,) = await self._index.get([debt_row(pack)])
-                changed = found is not None and _debt.decode(found.value).promised == decision.promised
+                changed = await self._promised(pack) == decision.promised
                 if not changed:
                     self._failed += 1
                     self.last_error = "there are too few stores that can be written"
@@ -164,6 +158,12 @@ class Rescheme:
             await self._decides.divide(pack, decision.leaving)
             changed = True
         return changed
+
+    async def _promised(self, pack: PackId) -> Scheme | None:
+        """None if the pack is gone. Row and debt at once, not the row of the page: what is paid in between
+        would look like a promise that never was."""
+        row, debt = await self._index.get([pack_row(pack), debt_row(pack)])
+        return None if row is None else promised_scheme(decode_row(row.value), debt)
 
 
 class Waiting:

@@ -12,12 +12,13 @@ import msgspec
 
 from holdfast.base.clock import Clock
 from holdfast.base.ids import PackId, StoreId
-from holdfast.index.port import Index
+from holdfast.index.port import Index, Row
 from holdfast.packs.disposal import row_buried
 from holdfast.packs.errors import PackGone
 from holdfast.packs.format import binding
 from holdfast.packs.layout import Layout
-from holdfast.packs.model import PackRow, Place, buried_row, pack_row
+from holdfast.packs.model import DebtRow, PackRow, Place, buried_row, pack_row
+from holdfast.scheme import Scheme
 
 PLACES_CACHED = 131_072
 """Bounds the cache by what its rows weigh, about 400 bytes a place: 20,000 packs of six shards, 50 MB."""
@@ -27,6 +28,7 @@ SUSPECT_S = 5.0
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(PackRow)
+_debt_decoder = msgspec.msgpack.Decoder(DebtRow)
 
 
 def encode_row(row: PackRow) -> bytes:
@@ -37,6 +39,12 @@ def encode_row(row: PackRow) -> bytes:
 def decode_row(value: bytes) -> PackRow:
     """The other way."""
     return _decoder.decode(value)
+
+
+def promised_scheme(row: PackRow, debt: Row | None) -> Scheme:
+    """What a pack was promised, by its row and its debt row, if it has one, both read at once: not what it
+    got while stores were missing."""
+    return row.scheme if debt is None else _debt_decoder.decode(debt.value).promised
 
 
 class KnownPack:
