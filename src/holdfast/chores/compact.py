@@ -281,7 +281,7 @@ class Compact:
         self.moved_packs += len(found) - len(report.untouched)
 
     async def _still_of(self, scheme: Scheme, found: list[Candidate]) -> list[Candidate]:
-        """Those that there are still, and that nobody has promised another scheme since they were found: moved
+        """Those that are there and that nobody promised another scheme since they were found. Moved
         under the old one, they would get less than their bucket wants, and nothing would say so. Schemes do
         not change while packs are emptied (`holdfast.chores.rescheme`)."""
         rows = await self._index.get(
