@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 RATE = float(os.environ.get("HOLDFAST_DRILL_RATE", "20"))
 SECONDS = float(os.environ.get("HOLDFAST_DRILL_SECONDS", "1"))
+THOROUGH = bool(os.environ.get("HOLDFAST_THOROUGH"))
 LINGERING_S = 2.5
 """How long a copy of the index gathers records before it applies them, and a little."""
 
@@ -144,6 +145,8 @@ async def test_disks_that_fail_under_load(tmp_path: Path) -> None:
             "19 a disk is 20 times slower",
             lambda: node.tell("disk3", delay_s=[0.02, 0.04]),
             well("disk3"),
+            # Next to disks that a busy machine slows down it may not look slow at all.
+            noticed=store_is("disk3", "sitting-out") if THOROUGH else None,
         )
         await drill.run(
             "20 a disk hangs", lambda: node.tell("disk4", hang=True), well("disk4"), noticed=is_out("disk4")
