@@ -99,8 +99,10 @@ class IndexService:
             return None
         if held_s:
             self.held += 1
-            await self._clock.sleep(held_s)
-            self.held -= 1
+            try:
+                await self._clock.sleep(held_s)
+            finally:
+                self.held -= 1
         while self.electing:
             if self.strikes(0.3):
                 return None

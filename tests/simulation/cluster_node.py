@@ -67,7 +67,7 @@ class ClusterNode:
         self.randomness = randomness = world.chance(f"node {machine.name} {life}")
         self.power = Power()
         self.client = IndexClient(world.service, world.network, machine.name, clock)
-        noted = NotedIndex(self.client, world.trace, Nth(), lambda: None)
+        noted = NotedIndex(self.client, world.trace, Nth(), world.put_log, lambda: None)
         self.watched_index = index = WatchedIndex(noted)
         self.health = StoreHealth([], settings.losses, clock.monotonic())
         self._observer = HealthObserver(self.health, clock)

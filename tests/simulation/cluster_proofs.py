@@ -39,7 +39,10 @@ async def until_settled(world: ClusterWorld, book: Book) -> None:
             raise Violation(
                 f"{len(world.requests)} requests have not ended {SETTLED_WITHIN_S:g} s after all was well"
             )
+    deadline = world.clock.monotonic() + SETTLED_WITHIN_S
     while world.service.held:
+        if world.clock.monotonic() > deadline:
+            raise Violation(f"{world.service.held} commits are held up, and nobody waits for them any more")
         await world.clock.sleep(1.0)
     await world.clock.sleep(3.0)
     gc.collect()  # what errors hold in cycles, tickets among it, would stay for ever

@@ -89,7 +89,7 @@ class SimulatedNode:
         self.power = Power()
         self.index = MemoryIndex(clock, world.rows, commit_delay_s=settings.commit_delay_s)
         self.watched_index = index = WatchedIndex(
-            NotedIndex(self.index, world.trace, world.index_nth, self._spoil)
+            NotedIndex(self.index, world.trace, world.index_nth, world.put_log, self._spoil)
         )
         self.config = config = config_of(world)
         self.ground = SimulatedGround(world, life, self.power)

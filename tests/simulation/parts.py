@@ -5,13 +5,13 @@ A process that has crashed does nothing more, whatever its tasks do while they a
 plugs see to that.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from holdfast.base.checksums import Buffer
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, Unavailable
-from holdfast.base.ids import StoreId, parse_shard_name
+from holdfast.base.ids import PackId, StoreId, parse_shard_name
 from holdfast.index.memory import MemoryRows
 from holdfast.index.port import (
     Change,
@@ -24,6 +24,7 @@ from holdfast.index.port import (
     Prefix,
     Row,
     Transaction,
+    Unknown,
 )
 from holdfast.packs.model import Place, buried_row, pack_row, trash_row
 from holdfast.packs.named import parse_named_shard
@@ -53,11 +54,22 @@ class PutLog:
         self.overdue: set[tuple[StoreId, str]] = set()
         self.returned: set[tuple[StoreId, str]] = set()
         self.deleted: set[tuple[StoreId, str]] = set()
+        self.turned_away: dict[PackId, float] = {}
+        """When the index last failed somebody who looked a pack up or changed it: he could not throw away
+        what he had put."""
 
     def began(self, store: StoreId, name: str) -> None:
         """A put goes out; a name is used once, whoever asks."""
         assert (store, name) not in self.puts, f"{name} is written twice to {store}"
         self.puts[store, name] = self._clock.monotonic()
+
+    def failed(self, keys: Iterable[bytes]) -> None:
+        """The index did not do what was asked about these rows, or did not say so."""
+        now = self._clock.monotonic()
+        for key in keys:
+            kind, _, rest = key.partition(b"/")
+            if kind in {b"pack", b"buried"}:
+                self.turned_away[PackId(bytes.fromhex(rest.decode()))] = now
 
     def check_dead(self, store: StoreId, name: str) -> None:
         """Only what the index has declared dead is ever deleted, and never what a row still names."""
@@ -194,18 +206,23 @@ class PluggedStore:
 
 
 class NotedIndex:
-    """An index whose commits are noted. The call that `nth` strikes goes wrong: a commit after `spoil` has
-    seen to it, a read as if the index were away."""
+    """An index whose commits are noted, and what it failed to do, in `log`. The call that `nth` strikes goes
+    wrong: a commit after `spoil` has seen to it, a read as if the index were away."""
 
-    def __init__(self, inner: Index, trace: Trace, nth: Nth, spoil: Callable[[], None]) -> None:
+    def __init__(self, inner: Index, trace: Trace, nth: Nth, log: PutLog, spoil: Callable[[], None]) -> None:
         self._inner = inner
+        self._log = log
         self._trace = trace
         self._nth = nth
         self._spoil = spoil
 
     async def get(self, keys: Sequence[bytes]) -> list[Row | None]:
-        self._maybe_away()
-        return await self._inner.get(keys)
+        try:
+            self._maybe_away()
+            return await self._inner.get(keys)
+        except HoldfastError:
+            self._log.failed(keys)
+            raise
 
     async def scan(
         self, start: bytes, end: bytes, *, limit: int, delimiter: bytes = b"", skip: int = 0
@@ -220,7 +237,10 @@ class NotedIndex:
             outcomes = await self._inner.commit(transactions)
         except HoldfastError as error:
             self._trace.note("commit", _changed(transactions), type(error).__name__)
+            self._log.failed(_touched(transactions))
             raise
+        in_doubt = [one for one, how in zip(transactions, outcomes, strict=True) if isinstance(how, Unknown)]
+        self._log.failed(_touched(in_doubt))
         self._trace.note("commit", _changed(transactions), " ".join(map(_outcome, outcomes)))
         return outcomes
 
@@ -248,6 +268,12 @@ def _outcome(outcome: Outcome) -> str:
     if isinstance(outcome, Committed):
         return f"={outcome.revision}"
     return f"conflict:{_short(outcome.key)}" if isinstance(outcome, Conflict) else "unknown"
+
+
+def _touched(transactions: Sequence[Transaction]) -> Iterator[bytes]:
+    for transaction in transactions:
+        yield from (key for key, _ in transaction.puts)
+        yield from (expect.key for expect in transaction.expects)
 
 
 def _changed(transactions: Sequence[Transaction]) -> str:

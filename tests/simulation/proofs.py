@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId, parse_shard_name, shard_name
+from holdfast.chores.strays import STRAY_AGE_S, FindStrays
 from holdfast.index.port import Row, prefix_end
 from holdfast.objects import rows
 from holdfast.objects.heads import packs_of
@@ -18,14 +19,13 @@ from holdfast.packs.verifying import PackHealth, PackReport
 from holdfast.recovery.loading import load, newest_lineage
 from holdfast.recovery.names import PREFIX
 from holdfast.recovery.scratch import Scratch
+from tests.kit.virtual import VirtualClock
 from tests.simulation.book import Violation
 from tests.simulation.node import SimulatedNode
-from tests.simulation.world import World
+from tests.simulation.world import Slot, World
 
 WHOLE_WITHIN_S = 900.0
 COLLECTED_WITHIN_S = 30.0
-UNDER_WAY_S = 1.0
-"""What a chore began so long before the index went away may not have ended in time."""
 JUST_DIED_S = 5.0
 """Each chore looks at least twice within it."""
 
@@ -156,10 +156,35 @@ async def until_settled(world: World, failed: list[tuple[float, float]]) -> tupl
 
 def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:
     """Every blob is named by a pack's row; or it was under way when the node crashed, or when a request
-    failed (`failed` says when); or its put was overdue and it landed when it had been given up.
+    failed (`failed` says when); or the index failed whoever had put it and would have thrown it away; or its
+    put was overdue and it landed when it had been given up.
 
-    Such strays wait for the audit of stores. They can do no harm: their names are never used again.
+    Such strays can do no harm, because their names are never used again; `until_swept` has them removed.
     """
+    crashed = max(world.crashes, default=-1.0)
+    strays = Strays()
+    for slot, pack, name in _unnamed(world):
+        store = slot.memory.id
+        began = world.put_log.puts[store, name]
+        if began <= crashed:
+            strays["crash"] += 1
+        elif (store, name) in world.put_log.overdue:
+            strays["landed late"] += 1
+        elif (store, name) in world.put_log.returned:
+            strays["old image"] += 1
+        elif (store, name) in world.put_log.deleted and slot.lied:
+            strays["deleted by a lie"] += 1
+        elif world.put_log.turned_away.get(pack, -1.0) >= began:
+            strays["turned away"] += 1
+        elif any(since <= began <= until for since, until in failed):
+            strays["failed request"] += 1
+        else:
+            raise Violation(f"{name} lies on {store} since {began:.3f}, and nothing explains it")
+    return strays
+
+
+def _unnamed(world: World) -> list[tuple[Slot, PackId, str]]:
+    """All shards that no pack's row names."""
     named: set[tuple[StoreId, str]] = set()
     for row in scan(world, b"pack/"):
         pack = PackId(bytes.fromhex(row.key[5:].decode()))
@@ -167,27 +192,37 @@ def check_strays(world: World, failed: list[tuple[float, float]]) -> Strays:
             (place.store, shard_name(pack, place.shard, place.attempt))
             for place in decode_row(row.value).places
         }
-    crashed = max(world.crashes, default=-1.0)
-    strays = Strays()
-    for slot in world.slots_in_use():
-        store = slot.memory.id
-        for name in sorted(slot.memory.medium):
-            if (store, name) in named or parse_shard_name(name) is None:
-                continue
-            began = world.put_log.puts[store, name]
-            if began <= crashed:
-                strays["crash"] += 1
-            elif (store, name) in world.put_log.overdue:
-                strays["landed late"] += 1
-            elif (store, name) in world.put_log.returned:
-                strays["old image"] += 1
-            elif (store, name) in world.put_log.deleted and slot.lied:
-                strays["deleted by a lie"] += 1
-            elif any(since - UNDER_WAY_S <= began <= until for since, until in failed):
-                strays["failed request"] += 1
-            else:
-                raise Violation(f"{name} lies on {store} since {began:.3f}, and nothing explains it")
-    return strays
+    return [
+        (slot, parsed[0], name)
+        for slot in world.slots_in_use()
+        for name in sorted(slot.memory.medium)
+        if (slot.memory.id, name) not in named and (parsed := parse_shard_name(name)) is not None
+    ]
+
+
+class _Later(VirtualClock):
+    """The clock, with days gone by that nobody else has noticed."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
+
+
+async def until_swept(world: World) -> None:
+    """Have strays looked for, as old as they must be: every one is found, and goes, whatever left it."""
+    clock = _Later()
+    finder = FindStrays(world.node.attached, world.node.watched_index, clock)
+    for _ in range(2):
+        while await world.call(lambda _: finder.step()):
+            pass
+        clock.ahead_s += STRAY_AGE_S
+    deadline = world.clock.monotonic() + COLLECTED_WITHIN_S
+    while left := _unnamed(world):
+        if world.clock.monotonic() >= deadline:
+            names = [f"{name} on {slot.memory.id}" for slot, _, name in left[:3]]
+            raise Violation(f"{len(left)} strays were left, {finder.found} found: {names}")
+        await world.clock.sleep(1.0)
 
 
 async def check_accounts(world: World, failed: list[tuple[float, float]]) -> int:

@@ -20,6 +20,7 @@ from tests.simulation.proofs import (
     until_collected,
     until_kept,
     until_settled,
+    until_swept,
     until_tidy,
     until_whole,
 )
@@ -288,6 +289,7 @@ async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -
     await until_collected(world)
     check_schemes(world)
     settled = await until_settled(world, failed)
+    await until_swept(world)
     _no_surprises(world)
     await world.node.chores.close()
     return settled

@@ -157,7 +157,9 @@ def _task_factory(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **how: Any
 ) -> asyncio.Task[T]:
     task = asyncio.Task(coroutine, loop=loop, **how)
-    context = how.get("context") or contextvars.copy_context()
+    context: contextvars.Context | None = how.get("context")
+    if context is None:  # an empty one is false, and one all the same
+        context = contextvars.copy_context()
     if (process := context.get(_process)) is not None:
         process.watch(task)
     return task
