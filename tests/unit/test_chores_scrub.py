@@ -1,8 +1,11 @@
 """Scrub: everything is read again in time, oldest first, at the rate that was set; what is wrong is found."""
 
+from contextlib import suppress
+
 import pytest
 
-from holdfast.base.ids import StoreId, shard_name
+from holdfast.base.errors import Unavailable
+from holdfast.base.ids import PackId, StoreId, shard_name
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.scrub import Scrub
 from holdfast.chores.scrub_times import RANGES, is_due, look, range_keys
@@ -11,6 +14,7 @@ from holdfast.packs.quorum import Attempt
 from holdfast.packs.rows import KnownPack
 from holdfast.packs.verifying import PackReport
 from holdfast.packs.writing import encode
+from holdfast.scheme import Scheme
 from tests.kit.rig import Rig, build_rig
 from tests.unit.test_packs_storage import RS, write
 
@@ -127,6 +131,32 @@ async def test_it_reads_no_faster_than_it_was_told() -> None:
     assert 19 <= it.scrub.bytes_read / (1 << 20) <= 45  # a batch of four packs is begun before it is counted
     await it.for_s(60)
     assert it.scrub.packs_read == 10
+
+
+async def test_a_pack_that_the_index_kept_from_being_judged_is_read_again() -> None:
+    rig = build_rig()
+    for _ in range(8 * RANGES):
+        await write(rig, Scheme(1, 1), b"small")
+    it = Scrubbed(rig)
+    read: list[PackId] = []
+    failed: list[PackId] = []
+    verify = rig.verifier.verify
+
+    async def verify_with_trouble(known: KnownPack) -> PackReport:
+        if known.pack not in read and len(read) % 97 == 0:
+            read.append(known.pack)
+            failed.append(known.pack)
+            raise Unavailable("The index is away.")
+        read.append(known.pack)
+        return await verify(known)
+
+    rig.verifier.verify = verify_with_trouble  # type: ignore[method-assign]
+    while it.scrub.oldest_age_s is None:
+        with suppress(Unavailable):
+            await it.scrub.step()
+    assert len(failed) > 10
+    assert it.scrub.packs_read >= 8 * RANGES
+    assert all(read.count(pack) >= 2 for pack in failed)
 
 
 async def test_a_restart_goes_on_where_it_was() -> None:

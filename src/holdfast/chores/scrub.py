@@ -40,6 +40,7 @@ RATE_BYTES = 200 << 20
 FORMAT = 1
 PAGE = 64
 WIDTH = 4
+STEP_S = 0.5
 SAVE_EVERY_S = 60.0
 INTERVAL_MAX_S = 60.0
 SILENT_S = 3600.0
@@ -142,22 +143,44 @@ class Scrub:
             self._finish(self._at)
             await self._save(at_least_s=SAVE_EVERY_S / 6)
             return True
-        width = WIDTH if self._is_idle() else 1
-        batch, self._rows = self._rows[:width], self._rows[width:]
         began = max(self._clock.monotonic(), self._free_at)
-        reports = await asyncio.gather(*[self._read(row) for row in batch])
-        size = 0
-        for report in reports:
-            if report is not None:
-                size += report.bytes_read
-                self._judge(self._at, report)
-        self._at.after = batch[-1].key.removeprefix(b"pack/").decode()
+        size = await self._read_some(self._at)
         self._unsaved = True
         await self._save(at_least_s=SAVE_EVERY_S)
         if self._rate_bytes:
             self._free_at = began + size / self._rate_bytes
             await self._clock.sleep(max(0.0, self._free_at - self._clock.monotonic()))
         return True
+
+    async def _read_some(self, at: At) -> int:
+        """Packs of this page: one, or, as long as no client is there and the step is young, one after the
+        other in each of `WIDTH` places. Returns the bytes that were read."""
+        until = self._clock.monotonic() + STEP_S
+        enough = self._rate_bytes * STEP_S if self._rate_bytes else float("inf")
+        page, taken, size = self._rows, 0, 0
+
+        async def read_on() -> None:
+            nonlocal taken, size
+            while taken < len(page):
+                if taken and (not self._is_idle() or self._clock.monotonic() >= until or size >= enough):
+                    break
+                row, taken = page[taken], taken + 1
+                report = await self._read(row)
+                if report is not None:
+                    size += report.bytes_read
+                    self._judge(at, report)
+
+        readers = [asyncio.create_task(read_on()) for _ in range(WIDTH)]
+        # Unless all that were taken are read, the page is looked up again.
+        self._rows = []
+        try:
+            await asyncio.gather(*readers)
+        finally:
+            for reader in readers:
+                reader.cancel()
+        self._rows = page[taken:]
+        at.after = page[taken - 1].key.removeprefix(b"pack/").decode()
+        return size
 
     async def _read(self, row: Row) -> PackReport | None:
         pack = PackId(bytes.fromhex(row.key.removeprefix(b"pack/").decode()))
