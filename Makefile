@@ -7,6 +7,7 @@
 #                    then those marked slow, then those that measure time, one after the other
 #   make test-fast   the quick ones that start no node and need no client
 #   make sim SEEDS=n the simulation with n seeds
+#   make mutants     plant mistakes in Holdfast, and count how many seeds of the simulation find each
 #   make drill       every fault that one node must survive, under more load, with a table of what came of
 #                    it; and every case of silent corruption there is; some ten minutes
 #   make bench       drive a node over HTTP and print what it does
@@ -29,7 +30,7 @@ DRILL_SECONDS ?= 5
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help run check test test-fast sim drill bench clean
+.PHONY: help run check test test-fast sim mutants drill bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -55,6 +56,9 @@ test-fast: $(VENV)/.stamp-dev
 
 sim: $(VENV)/.stamp-dev
 	HOLDFAST_SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation $(PYTEST_ARGS)
+
+mutants: $(VENV)/.stamp-dev
+	$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
 drill: $(VENV)/.stamp-dev
 	@failed=0

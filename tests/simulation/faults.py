@@ -6,13 +6,17 @@ next, because a disk counts as faulty for a pack until its shard has landed ther
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 
+from holdfast.base.errors import HoldfastError
+from holdfast.base.ids import PackId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.index.memory import Fault, Mishap
+from holdfast.index.port import Row
 from holdfast.stores.faulty import FaultScript
 from tests.kit.harm import Harm, harmed
-from tests.simulation.world import Slot, World
+from tests.simulation.world import Crashed, Slot, World
 
 UNKNOWN_LATER_S = 2.0
 INDEX_AFTERMATH_S = 12.0
@@ -32,6 +36,7 @@ class DiskFault(Enum):
     WRITE_ERRORS = "write errors"
     SYNC_ERRORS = "sync errors"
     FLIPS = "flips"
+    SPOILS = "spoils what it writes"
     FULL = "full"
     READ_ONLY = "read-only"
     UNREADABLE = "unreadable shards"
@@ -40,6 +45,9 @@ class DiskFault(Enum):
     OLD_IMAGE = "old image"
     LIES = "lies"
 
+
+AUDITS = 4
+PACKS_AUDITED = 6
 
 PAIRWISE = "two disks swapped"
 """What it is called when two disks are in each other's places: two faults at once."""
@@ -69,6 +77,8 @@ def begin(slot: Slot, fault: DiskFault, chance: SeededRandomness) -> None:
             script.sync_errors = some
         case DiskFault.FLIPS:
             script.flips = some
+        case DiskFault.SPOILS:
+            script.spoils = some
         case DiskFault.FULL:
             script.full = True
         case DiskFault.READ_ONLY:
@@ -90,8 +100,10 @@ def rot(slot: Slot, chance: SeededRandomness) -> None:
     """What lies on the medium changes: bits, stretches of zeros, ends that are cut off or grown, a shard in
     the place of another, a shard that is gone."""
     blobs = slot.memory.medium
+    slot.touched()
     names = sorted(blobs)
-    for _ in range(min(len(names), 1 + chance.below(8))):
+    most = (8, 8, 100)[chance.below(3)]
+    for _ in range(min(len(names), 1 + chance.below(most))):
         name = names[chance.below(len(names))]
         harm = tuple(Harm)[chance.below(len(Harm))]
         other = blobs.get(names[chance.below(len(names))])
@@ -154,6 +166,9 @@ class Troubles:
             return
         now = world.clock.monotonic()
         self.excuses.append((now, now + seconds + UNKNOWN_LATER_S + INDEX_AFTERMATH_S))
+        if chance.below(4) == 0:
+            await self._audited(chance, seconds)
+            return
         if chance.below(3) == 0:
             self._count("index away")
             index = world.index
@@ -169,6 +184,21 @@ class Troubles:
             self._count("index late")
             for _ in range(20):
                 world.index.faults.append(Fault(Mishap.APPLIED_LATER, UNKNOWN_LATER_S * chance.fraction()))
+
+    async def _audited(self, chance: SeededRandomness, seconds: float) -> None:
+        """Packs are made, and nobody hears what became of their objects; and the audit comes at once, without
+        waiting until their writers have given up. It may always come, and turn them away."""
+        self._count("index in doubt, and audited")
+        world, index = self._world, self._world.index
+        since, index.doubt = world.rows.revision, chance
+        for _ in range(AUDITS):
+            await world.clock.sleep(seconds / AUDITS)
+            new = [row for row in _packs(world) if row.revision > since]
+            for row in new[-PACKS_AUDITED:]:
+                pack = PackId(bytes.fromhex(row.key.removeprefix(b"pack/").decode()))
+                with suppress(HoldfastError, Crashed):
+                    await world.call(lambda node, pack=pack: node.objects.auditing(world.clock).audit(pack))  # type: ignore[misc]
+        index.doubt = None
 
     def unknown(self, chance: SeededRandomness, commits: int) -> None:
         """The next commits don't say how they ended."""
@@ -192,6 +222,11 @@ class Troubles:
             await world.clock.sleep(2.0 * chance.fraction())
         await world.start()
         self.excuses.append((began, world.clock.monotonic()))
+
+
+def _packs(world: World) -> list[Row]:
+    found = world.rows.scan(b"pack/", b"pack0", 1 << 30, b"", 0)
+    return [row for row in found if isinstance(row, Row)]
 
 
 async def after(world: World, seconds: float, what: Callable[[], object]) -> None:

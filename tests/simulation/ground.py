@@ -77,8 +77,13 @@ class SimulatedGround:
         return self._world.cluster
 
     def write_cluster(self, cluster: Cluster) -> None:
-        if self._power.on:
-            self._world.cluster = cluster
+        if not self._power.on:
+            return
+        self._world.cluster = cluster
+        recorded = self._world.recorded
+        for slot in cluster.slots.values():
+            if slot.store is not None and slot.noted is not None:
+                recorded[slot.store] = max(recorded.get(slot.store, 0), slot.noted.revision)
 
     def make_folder(self, path: Path) -> None:
         assert path in self._world.places
@@ -99,6 +104,10 @@ class SimulatedGround:
         elif judgement.attachment is not Attachment.READY:
             return Attached(judgement, slot.found.identity, None)
         assert slot.identity is not None
+        seen = slot.identity.noted.revision if slot.identity.noted else 0
+        assert seen >= world.recorded.get(slot.memory.id, 0), (
+            f"an old image of {slot.memory.id} is taken back: it has seen revision {seen}"
+        )
         self._opened += 1
         slot.memory_in_use = slot.memory
         faulty = FaultyStore(

@@ -15,7 +15,6 @@ from holdfast.chores.repair import Repair
 from holdfast.chores.runner import ChoreRunner
 from holdfast.health import HealthObserver, StoreHealth
 from holdfast.health.events import Kind
-from holdfast.index.memory import MemoryIndex
 from holdfast.node.background import Background, Paces
 from holdfast.node.config import ChoresSettings, Config, StorePlace
 from holdfast.node.keeper import Keeper
@@ -23,7 +22,10 @@ from holdfast.node.managing import StoreManaging
 from holdfast.node.shared_index import Elsewhere
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
+from holdfast.packs.disposal import shards_of
+from holdfast.packs.model import pack_row
 from holdfast.packs.rewriting import Rewriter
+from holdfast.packs.rows import decode_row
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import Verifier
 from holdfast.packs.watched import WatchedIndex
@@ -32,7 +34,7 @@ from holdfast.scheme import parse_scheme
 from holdfast.stores.port import Store
 from holdfast.topology import Topology
 from tests.simulation.ground import SimulatedGround
-from tests.simulation.parts import NotedIndex, Power
+from tests.simulation.parts import DoubtfulIndex, NotedIndex, Power
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -87,7 +89,7 @@ class SimulatedNode:
         self.clock = clock = world.clock
         self.randomness = randomness = world.chance(f"node {life}")
         self.power = Power()
-        self.index = MemoryIndex(clock, world.rows, commit_delay_s=settings.commit_delay_s)
+        self.index = DoubtfulIndex(clock, world.rows, commit_delay_s=settings.commit_delay_s)
         self.watched_index = index = WatchedIndex(
             NotedIndex(self.index, world.trace, world.index_nth, world.put_log, self._spoil)
         )
@@ -137,6 +139,7 @@ class SimulatedNode:
             under_way=lambda: self.under_way,
             paces=Paces(settings.compact_every_s, settings.audit_every_s, 50_000),
         )
+        self.background.repair.observer = self._healed
         keeper.on_attached = self._attached
         reader, rows = self.packs.reader, self.packs.rows
         self.rewriter = Rewriter(
@@ -194,6 +197,14 @@ class SimulatedNode:
         self._world.trace.note("damage", pack.hex(), shard, what)
         self.background.damaged(pack, shard, what)
 
+    def _healed(self, pack: PackId, why: str) -> None:
+        """A repair is closed: now all of the pack is right on its disks, parity included."""
+        world = self._world
+        self._tell(f"{pack.hex()} is healed: {why}")
+        if (row := world.rows.get(pack_row(pack))) is not None:
+            wrong = world.wrong_shards(shards_of(pack, decode_row(row.value)))
+            assert not wrong, f"the repair of {pack.hex()} was closed, and {wrong} are wrong"
+
     def _attached(self, store: StoreId) -> None:
         self.background.attached(store)
         self._check_not_ahead()
@@ -244,6 +255,11 @@ class SimulatedNode:
     def is_still(self) -> bool:
         """Whether nothing is being changed on any disk, nor may still land there."""
         return not self.power.changing and not any(store.lands_late for store in self.ground.disks)
+
+    @property
+    def outruns_journal(self) -> bool:
+        """Whether dead shards may go before the journal says so: room is needed, or it has a gap."""
+        return self.background._room_is_needed() or self.keeping.journal.starts_anew
 
     @property
     def is_quiet(self) -> bool:

@@ -11,8 +11,11 @@ from collections.abc import Callable, Coroutine
 from msgspec import Struct
 
 from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
+from holdfast.base.ids import StoreId
 from holdfast.base.randomness import SeededRandomness
+from holdfast.index.port import Row
 from holdfast.node.cluster import Draining
+from holdfast.packs.rows import decode_row
 from tests.simulation.book import Violation
 from tests.simulation.world import Crashed, World
 
@@ -59,6 +62,8 @@ class Operator(Struct):
             await self.add()
         if self._taking() > self.world.settings.stores and (slot := self._some_slot()):
             await self._command("drain", slot=slot)
+            if self.chance.below(2) == 0:
+                await self.remove()  # far too early, mostly
 
     async def cancel(self) -> None:
         """Let one stay after all."""
@@ -73,7 +78,20 @@ class Operator(Struct):
     async def remove(self) -> None:
         """Let go of a store; refused while it holds something."""
         if (slot := self._some_slot(draining=True)) is not None:
-            await self._command("remove", slot=slot)
+            store = self.world.node.keeper.held[slot].id
+            if await self._command("remove", slot=slot):
+                self._check_empty(slot, store)
+
+    def _check_empty(self, slot: str, store: StoreId | None) -> None:
+        """A store that was let go without force is needed for nothing."""
+        rows = self.world.rows.scan(b"pack/", b"pack0", 1 << 30, b"", 0)
+        needed = [
+            row.key.decode()
+            for row in rows
+            if isinstance(row, Row) and any(one.store == store for one in decode_row(row.value).places)
+        ]
+        if needed:
+            raise Violation(f"{slot} was removed, and {len(needed)} packs need it: {needed[:3]}")
 
     async def rescheme(self) -> None:
         """Have everything in a bucket protected in another way."""
@@ -119,7 +137,8 @@ class Operator(Struct):
         ]
         return found[self.chance.below(len(found))] if found else None
 
-    async def _command(self, action: str, **asked: str) -> None:
+    async def _command(self, action: str, **asked: str) -> bool:
+        """Whether it was done."""
         self._count(f"store {action}")
         try:
             done = await self.world.call(lambda node: node.managing.commands.do(action, asked))
@@ -130,6 +149,8 @@ class Operator(Struct):
         else:
             self.world.trace.note("operator:", action, asked, *done.sentences)
             self._count(f"store {action} done")
+            return True
+        return False
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1

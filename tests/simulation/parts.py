@@ -7,12 +7,14 @@ plugs see to that.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
+from zlib import crc32
 
 from holdfast.base.checksums import Buffer
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, Unavailable
-from holdfast.base.ids import PackId, StoreId, parse_shard_name
-from holdfast.index.memory import MemoryRows
+from holdfast.base.ids import PackId, StoreId, parse_shard_name, shard_name
+from holdfast.base.randomness import SeededRandomness
+from holdfast.index.memory import MemoryIndex, MemoryRows
 from holdfast.index.port import (
     Change,
     Committed,
@@ -26,13 +28,25 @@ from holdfast.index.port import (
     Transaction,
     Unknown,
 )
+from holdfast.packs.disposal import shards_buried
+from holdfast.packs.layout import Layout
 from holdfast.packs.model import Place, buried_row, pack_row, trash_row
 from holdfast.packs.named import parse_named_shard
 from holdfast.packs.rows import decode_row
+from holdfast.recovery.names import parse_piece
 from holdfast.stores.port import Range, Store, StoreFailed, StoreOverdue, Usage
 from tests.simulation.trace import Trace
 
 T = TypeVar("T")
+
+OWNERS = (b"head/", b"part/")
+"""Rows by which bytes of packs belong to somebody."""
+
+COUNTED_ATTEMPTS = 1000
+"""Beyond, numbers of attempts are those that rewrites draw."""
+
+DOUBT_S = 2.0
+"""How long a transaction in doubt may be on its way."""
 
 
 class Power:
@@ -57,11 +71,27 @@ class PutLog:
         self.turned_away: dict[PackId, float] = {}
         """When the index last failed somebody who looked a pack up or changed it: he could not throw away
         what he had put."""
+        self.sums: dict[tuple[StoreId, str], int] = {}
+        self.journal_after = 0
+        self.outruns_journal: Callable[[], bool] = lambda: True
+        """Whether what the journal does not have yet may be deleted all the same."""
+        self.wrong_shards: Callable[[list[tuple[StoreId, str]]], list[str]] = lambda shards: []
+        """Which of some shards are not on their disks as they were put."""
 
-    def began(self, store: StoreId, name: str) -> None:
+    def began(self, store: StoreId, name: str, data: Sequence[Buffer]) -> None:
         """A put goes out; a name is used once, whoever asks."""
         assert (store, name) not in self.puts, f"{name} is written twice to {store}"
         self.puts[store, name] = self._clock.monotonic()
+        self.sums[store, name] = _sum(data)
+
+    def ended(self, store: StoreId, name: str) -> None:
+        """A put was acknowledged; a piece of the journal is there with its first shard, for this book."""
+        if (named := parse_named_shard(store, name)) and (piece := parse_piece(named[0])):
+            self.journal_after = max(self.journal_after, piece.after)
+
+    def is_right(self, store: StoreId, name: str, blob: bytes | None) -> bool:
+        """Whether this is what was put."""
+        return blob is not None and self.sums[store, name] == _sum((blob,))
 
     def failed(self, keys: Iterable[bytes]) -> None:
         """The index did not do what was asked about these rows, or did not say so."""
@@ -83,13 +113,49 @@ class PutLog:
             places = decode_row(row.value).places
             assert Place(shard, store, attempt) not in places, f"{name} lives, and is deleted from {store}"
         words = (buried_row(pack), trash_row(store, name))
-        declared = any(self._rows.get(key) for key in words) or any(
-            # It was said, and is not there any more: a commit of an earlier round has landed late.
-            key in words
-            for change in self._rows.changes(0, self._rows.revision)
-            for key, _ in change.puts
+        now = [row.revision for key in words if (row := self._rows.get(key)) is not None]
+        if now and min(now) <= self.journal_after:
+            return
+        # It was said earlier: a grave may have grown since, or be gone, as where a commit of an earlier round
+        # has landed late.
+        said = self._first_said(words, (store, name))
+        assert said is not None, f"{name} is deleted from {store}, and nothing says that it is dead"
+        assert said <= self.journal_after or self.outruns_journal(), (
+            f"{name} is deleted from {store} by revision {said}, and the journal on the stores ends at "
+            f"{self.journal_after}: made again from it, the index would still need it"
         )
-        assert declared, f"{name} is deleted from {store}, and nothing says that it is dead"
+
+    def check_packs(self, transactions: Sequence[Transaction]) -> None:
+        """A new pack has a shard more than a read needs, at least. And a rewrite moves a pack's row only to
+        shards that are right on their disks: it has read them back. Late shards of a first writing, which
+        count their attempts from 0, have only been acknowledged."""
+        for transaction in transactions:
+            for key, value in transaction.puts:
+                if not key.startswith(b"pack/"):
+                    continue
+                row, before = decode_row(value), self._rows.get(key)
+                pack = PackId(bytes.fromhex(key.removeprefix(b"pack/").decode()))
+                if before is None:
+                    needed = Layout(row.scheme.k, row.stored_bytes).real_data_shards
+                    assert len(row.places) > needed, f"{pack.hex()} begins with {len(row.places)} shards"
+                    continue
+                rewritten = [
+                    (place.store, shard_name(pack, place.shard, place.attempt))
+                    for place in set(row.places) - set(decode_row(before.value).places)
+                    if place.attempt > COUNTED_ATTEMPTS
+                ]
+                wrong = self.wrong_shards(rewritten) if rewritten else []
+                assert not wrong, f"the row of {pack.hex()} moves to {wrong}, which are wrong"
+
+    def _first_said(self, words: tuple[bytes, bytes], shard: tuple[StoreId, str]) -> int | None:
+        """The first revision that declared a shard dead."""
+        for change in self._rows.changes(0, self._rows.revision):
+            for key, value in change.puts:
+                if key == words[1] or (
+                    key == words[0] and shard in shards_buried(Row(key, value, change.revision))
+                ):
+                    return change.revision
+        return None
 
 
 class Nth:
@@ -130,7 +196,7 @@ class PluggedStore:
     async def put(
         self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
     ) -> None:
-        self._log.began(self.id, name)
+        self._log.began(self.id, name, data)
         self._power.changing += 1
         try:
             await self._call(
@@ -138,6 +204,7 @@ class PluggedStore:
                 name,
                 lambda: self._inner.put(name, data, timeout_s=timeout_s, reserve_share=reserve_share),
             )
+            self._log.ended(self.id, name)
         except StoreOverdue:
             self._log.overdue.add((self.id, name))
             raise
@@ -205,6 +272,33 @@ class PluggedStore:
         return StoreFailed(f"Store {self.id}: input/output error in a {what} (injected).", store=self.id)
 
 
+class DoubtfulIndex(MemoryIndex):
+    """An index that decides of one call some transactions, and does not say of others whether it has: while
+    there is `doubt`, those that make bytes somebody's are hardly ever answered, and come to pass later or
+    never. So engines do that decide transactions side by side."""
+
+    doubt: SeededRandomness | None = None
+
+    async def commit(self, transactions: Sequence[Transaction]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for number, transaction in enumerate(transactions):
+            if self.doubt is None:
+                return [*outcomes, *await super().commit(transactions[number:])]
+            if any(key.startswith(OWNERS) for key, _ in transaction.puts) and self.doubt.below(8):
+                self._check()
+                if self.doubt.below(2):
+                    self._later(DOUBT_S * self.doubt.fraction(), [transaction])
+                outcomes.append(Unknown("It was sent, and no answer came."))
+                continue
+            try:
+                outcomes += await super().commit([transaction])
+            except Unavailable:
+                if not outcomes:
+                    raise  # which says that nothing was committed
+                return [*outcomes, *[Unknown("The index went away.")] * (len(transactions) - number)]
+        return outcomes
+
+
 class NotedIndex:
     """An index whose commits are noted, and what it failed to do, in `log`. The call that `nth` strikes goes
     wrong: a commit after `spoil` has seen to it, a read as if the index were away."""
@@ -231,6 +325,7 @@ class NotedIndex:
         return await self._inner.scan(start, end, limit=limit, delimiter=delimiter, skip=skip)
 
     async def commit(self, transactions: Sequence[Transaction]) -> list[Outcome]:
+        self._log.check_packs(transactions)
         if self._nth.strikes():
             self._spoil()
         try:
@@ -268,6 +363,13 @@ def _outcome(outcome: Outcome) -> str:
     if isinstance(outcome, Committed):
         return f"={outcome.revision}"
     return f"conflict:{_short(outcome.key)}" if isinstance(outcome, Conflict) else "unknown"
+
+
+def _sum(data: Sequence[Buffer]) -> int:
+    found = 0
+    for piece in data:
+        found = crc32(piece, found)
+    return found
 
 
 def _touched(transactions: Sequence[Transaction]) -> Iterator[bytes]:

@@ -167,7 +167,7 @@ async def _phase(
         client.bytes_max = (100_000, 1 << 20, 4 << 20)[plan.below(3)]
         client.keys = keys
     for slot in world.slots:
-        if plan.below(3) == 0:
+        if slot.image is None or plan.below(4) == 0:
             slot.take_image()
     slots = world.slots_in_use()
     todo = []

@@ -7,7 +7,7 @@ by a context variable: every task that a node starts, however deep, dies with it
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +23,16 @@ from tests.kit.kept import INCARNATION
 from tests.kit.virtual import VirtualClock
 from tests.simulation.contents import ClientGone
 from tests.simulation.node import SimulatedNode, SimulationSettings
-from tests.simulation.parts import Nth, PutLog
+from tests.simulation.parts import DoubtfulIndex, Nth, PutLog
 from tests.simulation.trace import Trace
 
 T = TypeVar("T")
 
 _process: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("process", default=None)
+
+
+PROVEN_WITHIN_S = 60.0
+"""Within such a time, whatever proves that a pack is whole, or that a shard is right, acts on it."""
 
 
 class Crashed(Exception):
@@ -49,9 +53,18 @@ class Slot:
         self.memory = self._disk(StoreId(self.name))
         self.identity: Identity | None = None
         self.lied = False
-        self._image: tuple[StoreId, dict[str, bytes], Identity | None] | None = None
+        self.image: tuple[StoreId, dict[str, bytes], Identity | None] | None = None
         self._right: tuple[MemoryStore, Identity | None] | None = None
         self._swapped_with: Slot | None = None
+        self._touched_at = -1.0
+
+    def touched(self) -> None:
+        """What lies here may not be what was put."""
+        self._touched_at = self.world.clock.monotonic()
+
+    def was_touched(self, within_s: float) -> bool:
+        """Whether that was so in the last seconds."""
+        return self._touched_at >= self.world.clock.monotonic() - within_s
 
     def _disk(self, id: StoreId) -> MemoryStore:
         world = self.world
@@ -75,13 +88,13 @@ class Slot:
 
     def take_image(self) -> None:
         """Keep all that is on the disk now."""
-        self._image = self.memory.id, self.memory.medium, self.identity
+        self.image = self.memory.id, self.memory.medium, self.identity
 
     def put_back_image(self) -> None:
         """The disk as it was when the image was taken comes in the place of what it is now."""
-        if self._image is None:
+        if self.image is None:
             return
-        id, blobs, identity = self._image
+        id, blobs, identity = self.image
         old = self._pull(), self.identity
         self._right = self._right or old
         self.memory, self.identity = self._disk(id), identity
@@ -109,6 +122,7 @@ class Slot:
     def _pull(self) -> MemoryStore:
         """The disk with what lies on it now; whoever has it in use finds it dead."""
         old = self.memory
+        self.touched()
         old.crash(self.world.chance(f"pulled {old.id} {self.world.tick()}"))
         moved = self._disk(old.id)
         for name, content in old.medium.items():
@@ -182,6 +196,10 @@ class World:
         self.crashes: list[float] = []
         self.on_crash: list[Callable[[int], None]] = []
         self.put_log = PutLog(self.clock, self.rows)
+        self.put_log.outruns_journal = lambda: self._node is None or self._node.outruns_journal
+        self.put_log.wrong_shards = self.wrong_shards
+        self.recorded: dict[StoreId, int] = {}
+        """The highest revision that each store was ever on record to have seen."""
         self.ticks = 0
         self.cluster: Cluster | None = None
         self.slots: list[Slot] = []
@@ -209,6 +227,18 @@ class World:
         paths = {slot.path for slot in self.cluster.slots.values()}
         return [slot for slot in self.slots if str(slot.path) in paths]
 
+    def wrong_shards(self, shards: Iterable[tuple[StoreId, str]]) -> list[str]:
+        """Which of these shards are not what was put, or not there, where nothing was done to their disks of
+        late: it may have come after they were read. Disks that are elsewhere are passed over."""
+        slots = {slot.memory.id: slot for slot in self.slots}
+        return [
+            f"{name} on {store}"
+            for store, name in shards
+            if (slot := slots.get(store)) is not None
+            and not slot.was_touched(PROVEN_WITHIN_S)
+            and not self.put_log.is_right(store, name, slot.memory.medium.get(name))
+        ]
+
     def chance(self, name: str) -> SeededRandomness:
         """A source of its own for each purpose, so that one does not disturb the other."""
         return SeededRandomness(f"{self.seed}/{name}")
@@ -235,7 +265,7 @@ class World:
         return self._node
 
     @property
-    def index(self) -> MemoryIndex:
+    def index(self) -> DoubtfulIndex:
         """Its index, for faults."""
         return self.node.index
 
@@ -271,6 +301,8 @@ class World:
         MemoryIndex(self.clock, self.rows)
         chance = self.chance(f"power cut {process.number}")
         for slot in self.slots:
+            if slot.memory.sync_lies:
+                slot.touched()
             slot.memory.crash(chance)
         await process.kill()
         self._process = self._node = None

@@ -81,7 +81,7 @@ class Repair:
         self._verifier = verifier
         self._rows = rows
         self._clock = clock
-        self._observer = observer
+        self.observer = observer
         self._away = away
         self._is_idle = is_idle
         self._bytes_lost = bytes_lost
@@ -301,7 +301,7 @@ class Repair:
             self._learn(wound, report)
         elif wound.changed:
             self.repaired += 1
-            self._observer(pack, wound.told)
+            self.observer(pack, wound.told)
 
     def _learn(self, wound: Wound, report: PackReport) -> None:
         """What the proof has found takes the place of what was told before."""

@@ -65,6 +65,9 @@ class FaultScript:
     flips: float = 0.0
     """Chance that one bit of what a get returns is wrong."""
 
+    spoils: float = 0.0
+    """Chance that one bit of what a put leaves on the medium is wrong, and nobody says so."""
+
     full: bool = False
     """No room for puts; deletes work."""
 
@@ -105,6 +108,8 @@ class FaultyStore:
     ) -> None:
         # Whoever lands late needs bytes that the caller will not have changed by then.
         kept = (b"".join(data),) if self._may_be_late() else data
+        if self._chance(self.script.spoils):
+            kept = list(self._flipped(list(kept)))
 
         async def put(left_s: float) -> None:
             await self._inner.put(name, kept, timeout_s=left_s, reserve_share=reserve_share)
