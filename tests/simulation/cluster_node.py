@@ -11,15 +11,20 @@ from holdfast.base.ids import PackId, StoreId
 from holdfast.chores.absent import FindAbsent
 from holdfast.chores.audit import Audit
 from holdfast.chores.away import Away
+from holdfast.chores.balance import Fill
 from holdfast.chores.chore import Chore
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import Compact
+from holdfast.chores.drain import Drain
 from holdfast.chores.fencing import TendFences, graves_wait
 from holdfast.chores.findings import Findings
+from holdfast.chores.rebalance import Rebalance
 from holdfast.chores.repair import PayDebts, Repair
 from holdfast.chores.replaced import FindReplaced
+from holdfast.chores.rescheme import Rescheme, Waiting
 from holdfast.chores.runner import ChoreRunner
+from holdfast.chores.scrub import Scrub
 from holdfast.chores.strays import FindStrays
 from holdfast.cluster.fences import OwnFences
 from holdfast.cluster.others import ClusterOthers
@@ -28,13 +33,14 @@ from holdfast.health import HealthObserver, StoreHealth, StoreState
 from holdfast.health.comparing import LOOK_S
 from holdfast.health.prober import Prober, paced
 from holdfast.index.port import Transaction
+from holdfast.node.census import Census
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs.disposal import Disposal
 from holdfast.packs.named import NamedPacks
 from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.storage import Packs
-from holdfast.packs.verifying import Verifier
+from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
 from holdfast.recovery.keeping import Keeping
 from holdfast.scheme import parse_scheme
@@ -52,6 +58,9 @@ if TYPE_CHECKING:
 
 CLUSTER = "simulation"
 PATIENCE_S = 30.0
+DISK_BYTES = 4 << 20
+"""Small, so that it matters where things lie."""
+
 LOOK_EVERY_ROUNDS = 12
 
 
@@ -74,6 +83,7 @@ class ClusterNode:
         self.attached: dict[StoreId, Store] = {}
         self._own: dict[str, tuple[StoreId, Store]] = {}
         self._held: dict[str, tuple[StoreId, str]] = {}
+        self._leaving: frozenset[StoreId] = frozenset()
         self._faulty: list[FaultyStore] = []
         self._prober = Prober(self.attached, self.health, clock)
         self._rounds = 0
@@ -89,6 +99,7 @@ class ClusterNode:
             clock,
             randomness,
             self._damaged,
+            room=self._room,
             fences=self.fences,
             shared=True,
         )
@@ -127,19 +138,53 @@ class ClusterNode:
             ),
         )
         scheme = parse_scheme(settings.scheme, settings.machines * settings.disks)
-        named = NamedPacks(self.attached, self.topology, self.health, clock, randomness, lambda: scheme)
+        named = NamedPacks(
+            self.attached, self.topology, self.health, clock, randomness, lambda: scheme, room=self._room
+        )
         self.keeping = Keeping(
             index, named, self._writable, clock, randomness, lambda told: None, journal_bytes_min=50_000
         )
         self.keeping.journal.began_elsewhere = lambda: self.fences.began
         self.keeping.journal.on_change = index.changed
+        self.census = Census(
+            index,
+            self.attached,
+            lambda store: self.health.readable(store) or self.health.writable(store),
+            self.topology,
+            clock,
+            lambda: frozenset(store for store, host in self._held.values() if host == self.name),
+        )
+        self._merging: Waiting | None = None
         self.chores = ChoreRunner(
             self._chores(index), clock, self._chore_failed, index=index, holder=self.boot, shared=True
         )
 
     def _chores(self, index: WatchedIndex) -> list[Chore]:
         settings, clock = self._world.cluster, self.clock
+        journal = self.keeping.journal
+        self.rescheme = rescheme = Rescheme(
+            index,
+            self.rewriter,
+            self.objects.rescheming(clock),
+            lambda: self.census.last.packs,
+            clock,
+            lambda: self._merging is not None and self._merging.at_work,
+        )
         self.compact = Compact(index, self.objects.moving(clock).move, walk_every_s=settings.compact_every_s)
+        self._merging = Waiting(self.compact, lambda: rescheme.in_the_way or not journal.is_sound)
+        self.drain = Drain(index, self.rewriter, lambda: self._world.leaving_now(self._leaving), clock)
+        self.scrub = Scrub(
+            self.attached,
+            lambda: self.topology().stores,
+            index,
+            self.verifier,
+            clock,
+            self._scrubbed,
+            pass_s=settings.scrub_pass_s,
+            rate_bytes=0,
+            bytes_stored=lambda: self.census.status().bytes_stored,
+            fence=lambda: self.chores.fence("scrub"),
+        )
         self.collect = Collect(
             index, self.packs.rows, self.packs.reader.in_use, self.compact.partly_dead, index.let_go
         )
@@ -150,7 +195,19 @@ class ClusterNode:
             self.absent,
             FindReplaced(index, self.away, self.repair.report_lost, clock),
             self.collect,
-            self.compact,
+            self._merging,
+            Waiting(rescheme, lambda: not journal.is_sound),
+            self.scrub,
+            self.census,
+            self.drain,
+            Rebalance(
+                index,
+                self.rewriter,
+                self._fills,
+                self.topology,
+                lambda: self.repair.waiting > 0 or bool(self._leaving),
+                clock,
+            ),
             Audit(index, self.objects.auditing(clock).audit, clock, walk_every_s=settings.audit_every_s),
             Sweep(
                 Disposal(
@@ -231,6 +288,13 @@ class ClusterNode:
 
     def _meet(self) -> None:
         """Know the stores of all machines, as their nodes' rows say."""
+        self._leaving = frozenset(self._world.leaving)
+        there = {slot.name for machine in self._world.machines for slot in machine.slots}
+        for name in [name for name in self._held if name not in there]:
+            store, _ = self._held.pop(name)
+            self._own.pop(name, None)
+            self.attached.pop(store, None)
+            self.health.forget(store)
         for machine in self._world.machines:
             for slot in machine.slots:
                 store = self._world.expects[slot.name].store
@@ -285,10 +349,23 @@ class ClusterNode:
     def _is_gone(self, store: StoreId) -> bool:
         return store not in {held for held, _ in self._held.values()}
 
+    def _room(self, store: StoreId) -> int:
+        return 0 if store in self._leaving else 1
+
+    def _fills(self) -> tuple[float, dict[StoreId, Fill]]:
+        count = self.census.last
+        return count.began_at, {
+            store: Fill(count.bytes_at[store], DISK_BYTES)
+            for store in self.attached
+            if store not in self._leaving
+        }
+
     def _writable(self) -> frozenset[StoreId]:
         health = self.health
         return frozenset(
-            store for store in self.attached if health.writable(store) and not health.is_full(store)
+            store
+            for store in self.attached
+            if health.writable(store) and not health.is_full(store) and self._room(store)
         )
 
     def stop_beating(self) -> None:
@@ -310,6 +387,9 @@ class ClusterNode:
     def _damaged(self, pack: PackId, shard: int, what: str) -> None:
         self._world.trace.note(self.name, "damage", pack.hex(), shard, what)
         self.findings.report(pack, shard, what)
+
+    def _scrubbed(self, report: PackReport) -> None:
+        self._world.trace.note(self.name, "scrub found", report.pack.hex())
 
     def _mended(self, pack: PackId, why: str) -> None:
         self.mended += 1

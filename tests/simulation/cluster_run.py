@@ -2,19 +2,21 @@
 
 import asyncio
 import gc
+from unittest.mock import patch
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.base.randomness import SeededRandomness
-from tests.simulation.book import Book, Violation
+from tests.simulation.book import Violation
 from tests.simulation.clients import SHARED_KEYS
-from tests.simulation.cluster_clients import ClusterClient
+from tests.simulation.cluster_clients import ClusterBook, ClusterClient
 from tests.simulation.cluster_faults import ClusterTroubles, IndexFault, MachineFault
 from tests.simulation.cluster_loop import run_pausable
+from tests.simulation.cluster_operator import ClusterOperator
 from tests.simulation.cluster_proofs import prove, until_settled, until_whole
-from tests.simulation.cluster_world import ClusterSettings, ClusterWorld
-from tests.simulation.run import BUCKETS, SeedFailed
+from tests.simulation.cluster_world import ClusterSettings, ClusterWorld, Machine
+from tests.simulation.run import BUCKETS, SCRUB_PASS_S, SeedFailed
 
 CLIENTS = 4
 LAYOUTS = (
@@ -24,7 +26,16 @@ LAYOUTS = (
         machines=4, disks=1, losses=1, scheme="rs-3-1", other_scheme="mirror-2", inline_bytes_max=200
     ),
 )
+SCHEMES = (
+    ("rs-4-2", "mirror-3", "rs-2-2", "rs-3-2"),
+    ("rs-2-1", "mirror-2"),
+    ("rs-3-1", "mirror-2", "rs-2-1"),
+)
+"""What operators change schemes to, by layout."""
+
 COMPACT_EVERY_S = (0.1, 0.5, 3.0)
+UNEVEN_BYTES = 50_000
+"""What is worth moving: far less than for disks that last for years."""
 
 
 class Finished(Struct, frozen=True):
@@ -37,6 +48,8 @@ class Finished(Struct, frozen=True):
     failed: int
     crashes: int
     landed_late: int
+    tried_again: int
+    forgotten: int
     troubles: dict[str, int]
     virtual_s: float
 
@@ -46,25 +59,32 @@ def run_cluster_seed(seed: int) -> Finished:
     gc.collect()
     gc.disable()
     try:
-        return run_pausable(_run(seed))
+        with patch("holdfast.chores.balance.BEGIN_BYTES", UNEVEN_BYTES):
+            return run_pausable(_run(seed))
     finally:
         gc.enable()
 
 
 async def _run(seed: int) -> Finished:
     plan = SeededRandomness(f"{seed}/cluster plan")
-    settings = LAYOUTS[plan.below(len(LAYOUTS))]
+    layout = plan.below(len(LAYOUTS))
     every = COMPACT_EVERY_S[plan.below(len(COMPACT_EVERY_S))]
-    world = ClusterWorld(f"cluster {seed}", replace(settings, compact_every_s=every))
-    book, troubles = Book(), ClusterTroubles(world)
+    settings = replace(
+        LAYOUTS[layout], compact_every_s=every, scrub_pass_s=SCRUB_PASS_S[plan.below(len(SCRUB_PASS_S))]
+    )
+    world = ClusterWorld(f"cluster {seed}", settings)
+    book, troubles = ClusterBook(), ClusterTroubles(world)
     try:
         await world.start()
         await _make_buckets(world)
         clients = [ClusterClient(world, book, number, BUCKETS) for number in range(CLIENTS)]
+        operator = ClusterOperator(world, world.chance("operator"), BUCKETS, SCHEMES[layout], troubles.counts)
         for _ in range(2 + plan.below(2)):
-            await _phase(world, troubles, clients, plan)
+            await _phase(world, troubles, clients, operator, plan)
             await until_settled(world, book)
             await until_whole(world)
+            operator.may_lose = True
+        await operator.finish()
         await prove(world, book, clients[0], BUCKETS, SHARED_KEYS)
     except BaseException as error:
         tests = "tests/simulation/test_cluster_seeds.py"
@@ -84,6 +104,8 @@ async def _run(seed: int) -> Finished:
         sum(bool(one.error) for one in book.answered),
         len(world.crashes),
         world.service.landed_late,
+        book.tried_again,
+        book.forgotten,
         troubles.counts,
         world.clock.monotonic(),
     )
@@ -95,10 +117,17 @@ async def _make_buckets(world: ClusterWorld) -> None:
 
 
 async def _phase(
-    world: ClusterWorld, troubles: ClusterTroubles, clients: list[ClusterClient], plan: SeededRandomness
+    world: ClusterWorld,
+    troubles: ClusterTroubles,
+    clients: list[ClusterClient],
+    operator: ClusterOperator,
+    plan: SeededRandomness,
 ) -> None:
     """Clients at work while one machine, and perhaps the index, has its troubles."""
     machine = world.machines[plan.below(len(world.machines))]
+    if plan.below(2):
+        # Where most is under way: the first to start has all leases.
+        machine = next((one for one in world.running if _does_chores(one)), machine)
     todo = []
     length_s = 4.0 + 10.0 * plan.fraction()
     if plan.below(8):
@@ -109,6 +138,8 @@ async def _phase(
         todo.append(_later(world, 3 * plan.fraction(), troubles.index(trouble, plan, length_s / 2)))
     if plan.below(3) == 0:
         todo.append(_later(world, plan.fraction(), troubles.weather(length_s)))
+    if plan.below(2):
+        todo.append(operator.work(1 + plan.below(3), length_s))
     tasks = [asyncio.ensure_future(one) for one in todo]
     requests = 12 + plan.below(16)
     for client in clients:
@@ -123,6 +154,10 @@ async def _phase(
     if world.failures:
         raise Violation(f"a task of a node failed: {world.failures[0]!r}") from world.failures[0]
     world.trace.note("healed")
+
+
+def _does_chores(machine: Machine) -> bool:
+    return machine.node is not None and machine.node.chores.is_here("compact")
 
 
 async def _later(world: ClusterWorld, seconds: float, what) -> None:  # type: ignore[no-untyped-def]

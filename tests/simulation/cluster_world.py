@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.ids import StoreId
+from holdfast.chores.drain import Leaving
 from holdfast.stores.identity import Expected
 from holdfast.stores.port import Store
 from tests.kit.virtual import VirtualClock
@@ -39,6 +40,7 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
     part_bytes_min: int = 64 << 10
     compact_every_s: float = 3.0
     audit_every_s: float = 10.0
+    scrub_pass_s: float = 600.0
 
     @property
     def alone(self) -> SimulationSettings:
@@ -52,6 +54,7 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
             part_bytes_min=self.part_bytes_min,
             compact_every_s=self.compact_every_s,
             audit_every_s=self.audit_every_s,
+            scrub_pass_s=self.scrub_pass_s,
         )
 
 
@@ -193,11 +196,29 @@ class ClusterWorld(World):
         self.requests: set[asyncio.Task[object]] = set()
         self.expects = {slot.name: Expected(CLUSTER, slot.name) for slot in self.slots}
         """What the nodes' own files say of each place."""
+        self.leaving: dict[StoreId, StoreId | None] = {}
+        """Stores that are to be emptied, and what takes their place, as the rows of nodes say."""
         each = settings.disks
         self.machines = [
             Machine(self, f"n{number}", self.slots[number * each : (number + 1) * each])
             for number in range(settings.machines)
         ]
+
+    def leaving_now(self, known: frozenset[StoreId]) -> list[Leaving]:
+        """What a node has heard of stores that are to be emptied."""
+        return [Leaving(store, into) for store, into in self.leaving.items() if store in known]
+
+    def add_disk(self, machine: Machine) -> Slot:
+        """One more place in a machine, with an empty disk."""
+        slot = self.add_slot()
+        self.expects[slot.name] = Expected(CLUSTER, slot.name)
+        machine.slots.append(slot)
+        return slot
+
+    def take_disk(self, slot: Slot) -> None:
+        """The place of a store is no longer part of the house."""
+        self.leaving.pop(slot.memory.id, None)
+        self.machine_of(slot).slots.remove(slot)
 
     def machine_of(self, slot: Slot) -> Machine:
         """Whose disk it is."""
