@@ -2,13 +2,14 @@
 
 from contextlib import suppress
 
+import msgspec
 import pytest
 
 from holdfast.base.errors import Unavailable
 from holdfast.base.ids import PackId, StoreId, shard_name
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.scrub import Scrub
-from holdfast.chores.scrub_times import RANGES, is_due, look, range_keys
+from holdfast.chores.scrub_times import RANGES, TOGETHER_MAX, At, is_due, look, range_keys
 from holdfast.index.port import Row, prefix_end
 from holdfast.packs.quorum import Attempt
 from holdfast.packs.rows import KnownPack
@@ -215,6 +216,27 @@ def test_the_range_that_was_read_longest_ago_at_any_store_comes_next() -> None:
     assert look(times, [a, b], 5000, 4050).oldest_s == float("inf")
     assert look(times, [b], 5000, 4050).oldest_s == 4100
     assert look(times, [b], 5000, 4050).overdue == 1
+
+
+def test_overdue_ranges_side_by_side_are_read_as_one() -> None:
+    a, b = StoreId("a"), StoreId("b")
+    times = {a: [5000] * RANGES, b: [5000] * RANGES}
+    assert look(times, [a, b], 5100, 200).together == 1
+    times[a][7], times[b][8], times[a][10] = 10, 20, 30
+    found = look(times, [a, b], 5100, 200)
+    assert (found.range, found.together, found.overdue) == (7, 2, 3)
+    never = {a: [0] * RANGES}
+    assert look(never, [a], 5100, 200).together == TOGETHER_MAX
+    never[a][: RANGES - 3] = [5000] * (RANGES - 3)
+    assert look(never, [a], 5100, 200)[:1] + look(never, [a], 5100, 200)[3:] == (RANGES - 3, 3)
+    assert range_keys(RANGES - 3, 3) == (b"pack/fd", b"pack/g")
+    assert range_keys(3, 2) == (b"pack/03", b"pack/05")
+
+
+def test_where_an_earlier_version_was_reading_is_understood() -> None:
+    earlier = msgspec.msgpack.encode([1, 7, "07ab", 123, ["a"]])
+    at = msgspec.msgpack.decode(earlier, type=At)
+    assert (at.range, at.together, at.covered) == (7, 1, ["a"])
 
 
 def test_ranges_begin_evenly_or_at_once_when_overdue() -> None:

@@ -1,10 +1,10 @@
 """Scrub: every shard of every store is read from the medium, oldest reading first, again and again.
 
-A range of pack ids at a time (`chores.scrub_times`), each pack by the `Verifier`, which reads all its shards
-and compares them with each other; a few packs side by side while no client is there, one otherwise. A pass
-is spread evenly over its time; where something was not read for longer than that, one range follows the
-other, at most at the rate that was set. What is wrong goes to heal. Shards that no row names are the business
-of `FindStrays`.
+A range of pack ids at a time, or a few that are overdue (`chores.scrub_times`), each pack by the `Verifier`,
+which reads all its shards and compares them with each other; a few packs side by side while no client is
+there, one otherwise. A pass is spread evenly over its time; where something was not read for longer than
+that, one range follows the other, at most at the rate that was set. What is wrong goes to heal. Shards that
+no row names are the business of `FindStrays`.
 
 What must hold: a range counts as read at a store only when all its packs were read and the store answered for
 each of its shards. Where the reading is, is written down now and then, expecting the lease, so that
@@ -217,11 +217,11 @@ class Scrub:
         if not here or not is_due(found.oldest_s, since, self._pass_s):
             return False
         self._began = now
-        self._at = At(FORMAT, found.range, "", int(wall), list(self._stores))
+        self._at = At(FORMAT, found.range, "", int(wall), list(self._stores), found.together)
         return True
 
     async def _turn_page(self, at: At) -> bool:
-        start, end = range_keys(at.range)
+        start, end = range_keys(at.range, at.together)
         if at.after:
             start = b"pack/" + at.after.encode() + b"\0"
         self._rows = [row for row in await self._index.scan(start, end, limit=PAGE) if isinstance(row, Row)]
@@ -230,7 +230,8 @@ class Scrub:
     def _finish(self, at: At) -> None:
         for store in at.covered:
             if store in self._stores and store in self._times:
-                self._times[store][at.range] = at.began
+                read = range(at.range, min(at.range + at.together, RANGES))
+                self._times[store][read.start : read.stop] = [at.began] * len(read)
         for store in self._silent:
             # Else its old time would have the same range read over and over.
             self._silent_until[store] = self._clock.monotonic() + SILENT_S
