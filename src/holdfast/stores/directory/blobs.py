@@ -16,10 +16,8 @@ Blocking, no asyncio, safe from several threads. Raises the port's errors only.
 
 import errno
 import itertools
-import mmap
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -27,6 +25,7 @@ from typing import TypeVar
 from holdfast.base.checksums import Buffer
 from holdfast.base.errors import Damaged
 from holdfast.base.ids import StoreId
+from holdfast.stores.directory import lending
 from holdfast.stores.directory.descriptors import Descriptor, Descriptors
 from holdfast.stores.directory.failures import OURS_ARE_SHORT, failure_of
 from holdfast.stores.directory.files import FOLDER, Files
@@ -55,9 +54,6 @@ RESERVE_BYTES_MAX = 1 << 30
 
 _PIECES_MAX = 1024  # IOV_MAX of Linux: buffers that one call takes
 _FOLDER_LENGTH = 2
-_ALIGNMENT = 4096  # of direct reads: no disk has larger logical sectors
-_DIRECT_BYTES_MAX = 1 << 20  # of one direct read: bounds its buffer
-_DIRECT_BUFFERS: deque[mmap.mmap] = deque(maxlen=16)  # of all stores together, between two reads
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 _PROCESS_FILES = "/proc/self/fd"
 
@@ -334,26 +330,21 @@ class Blobs:
         return found
 
     def _read_direct(self, path: str, file: Descriptor, offset: int, length: int) -> Buffer:
-        """Direct reads take aligned offsets, lengths and memory; an anonymous mapping is aligned."""
+        """Direct reads take aligned offsets, lengths and memory."""
         self._check_range(path, file, offset, length)
         end = offset + length
-        position = offset - offset % _ALIGNMENT
-        found = bytearray()
-        # Memory that was touched before: the kernel hands out new pages at a third of what all else costs.
-        try:
-            buffer = _DIRECT_BUFFERS.pop()
-        except IndexError:
-            buffer = mmap.mmap(-1, _DIRECT_BYTES_MAX)
-        while position < end:
-            want = min(len(buffer), _aligned(end - position))
-            with memoryview(buffer) as whole, whole[:want] as view:
-                count = self._files.read(file.number, [view], position)
-                found += view[max(0, offset - position) : min(count, end - position)]
-            position += count
-            if count < want and position < end:
+        start = offset - offset % lending.ALIGNMENT
+        view = lending.lend(end - start)
+        filled = 0
+        while start + filled < end:
+            part = view[filled : filled + lending.READ_BYTES_MAX]
+            count = self._files.read(file.number, [part], start + filled)
+            filled += count
+            if count < len(part) and start + filled < end:
                 raise self._truncated(path, end)  # direct reads fall short at the end of file only
-        _DIRECT_BUFFERS.append(buffer)
-        return found
+        found = view[offset - start : end - start]
+        # A little is not worth holding on to a large buffer.
+        return bytes(found) if length <= lending.COPIED_BYTES_MAX else found
 
     def _missing(self, name: str) -> ShardMissing:
         """No such name. Raises StoreFailed instead when it is the whole store that is gone."""
@@ -484,10 +475,6 @@ def default_reserve(bytes_total: int) -> int:
     two checkpoints while objects are being deleted, which is the only way out of a full disk."""
     least = min(RESERVE_BYTES_MIN, bytes_total // 2)
     return max(least, min(bytes_total // 100, RESERVE_BYTES_MAX))
-
-
-def _aligned(length: int) -> int:
-    return -(-length // _ALIGNMENT) * _ALIGNMENT
 
 
 def _runs(data: Sequence[Buffer], size: int) -> list[list[Buffer]]:
