@@ -8,8 +8,8 @@
 #   make test-fast   the quick ones that start no node and need no client
 #   make sim SEEDS=n the simulation with n seeds
 #   make mutants     plant mistakes in Holdfast, and count how many seeds of the simulation find each
-#   make drill       every fault that one node must survive, under more load, with a table of what came of
-#                    it; and every case of silent corruption there is; some ten minutes
+#   make drill       every fault that a node and a cluster must survive, under more load, with a table of
+#                    what came of it; and every case of silent corruption there is; some twelve minutes
 #   make bench       drive a node over HTTP and print what it does
 #   make clean       remove what the above made, but never data
 
@@ -60,11 +60,12 @@ sim: $(VENV)/.stamp-dev
 mutants: $(VENV)/.stamp-dev
 	$(BIN)/python -m tests.simulation.mutants $(ARGS)
 
-drill: $(VENV)/.stamp-dev
+drill: $(VENV)/.stamp-dev $(VENV)/.stamp-tools
 	@failed=0
 	export HOLDFAST_THOROUGH=1 HOLDFAST_DRILL_RATE=$(DRILL_RATE) HOLDFAST_DRILL_SECONDS=$(DRILL_SECONDS)
 	export HOLDFAST_DRILL_TABLE="$$(mktemp)"
-	$(BIN)/python -m pytest -q tests/system/test_drills.py $(PYTEST_ARGS) || failed=1
+	$(BIN)/python -m pytest -q tests/system/test_drills.py tests/system/test_cluster_drills.py \
+		tests/system/test_up.py $(PYTEST_ARGS) || failed=1
 	HOLDFAST_CUTS=12 $(BIN)/python -m pytest -q tests/system/test_cut_disks.py $(PYTEST_ARGS) || failed=1
 	cat "$$HOLDFAST_DRILL_TABLE"
 	rm -f "$$HOLDFAST_DRILL_TABLE"

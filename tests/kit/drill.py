@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -27,7 +28,7 @@ from holdfast.node.status import NodeState, Status
 from holdfast.node.verification import Broken, Started, Summary, decode_line
 from tests.kit.drill_node import PIPE
 from tests.kit.process import NodeProcess
-from tests.kit.s3 import ACCESS_KEY, SECRET_KEY, call
+from tests.kit.s3 import ACCESS_KEY, SECRET_KEY, Answer, call
 
 BUCKET = "drill"
 SIZES = (0, 1, 900, 4096, 20_000, 70_000, 300_000, 1_500_000)
@@ -37,6 +38,12 @@ LOOK_EVERY_S = 0.1
 WHOLE_WITHIN_S = 90.0
 
 Content = bytes | None
+
+
+class Ask(Protocol):
+    """Sends a signed request to whoever serves."""
+
+    def __call__(self, method: str, target: str, body: bytes = b"", /) -> Awaitable[Answer]: ...
 
 
 class DrillNode(NodeProcess):
@@ -62,6 +69,10 @@ class DrillNode(NodeProcess):
         answer = await call(self.port, "GET", "/-/status")
         assert answer.status == 200, answer.body
         return msgspec.json.decode(answer.body, type=Status)
+
+    async def ask(self, method: str, target: str, body: bytes = b"", /) -> Answer:
+        """See `Ask`."""
+        return await call(self.port, method, target, body=body)
 
     @property
     def port(self) -> int:
@@ -119,11 +130,22 @@ HEADING = (
 )
 
 
+def show(outcomes: list[Outcome]) -> None:
+    """The table, for whoever looks, and for `make drill`."""
+    for line in (HEADING, *(outcome.row() for outcome in outcomes)):
+        print(line)  # noqa: T201
+    if path := os.environ.get("HOLDFAST_DRILL_TABLE"):
+        with Path(path).open("a") as table:
+            heading = [] if table.tell() else [HEADING]
+            table.writelines(f"{line}\n" for line in (*heading, *(outcome.row() for outcome in outcomes)))
+
+
 class Load:
     """Requests at a fixed rate, each key used by one of them at a time; knows what each key may hold."""
 
-    def __init__(self, node: DrillNode, *, rate: float, seed: str) -> None:
-        self._node = node
+    def __init__(self, ask: Ask, *, rate: float, seed: str, sizes: Sequence[int] = SIZES) -> None:
+        self._ask = ask
+        self._sizes = sizes
         self._rate = rate
         self._chance = random.Random(seed)
         self._clock = SystemClock()
@@ -148,7 +170,7 @@ class Load:
 
     async def begin(self) -> None:
         """The bucket, and an object under some of the keys."""
-        answer = await call(self._node.port, "PUT", f"/{BUCKET}")
+        answer = await self._ask("PUT", f"/{BUCKET}")
         assert answer.status == 200, answer.body
         for number in range(0, KEYS, 2):
             await self._one(self._put, f"k{number:03}", self._clock.monotonic())
@@ -189,7 +211,7 @@ class Load:
         self.done.append(Done(what, due, self._clock.monotonic(), error))
 
     async def _get(self, key: str) -> str:
-        answer = await call(self._node.port, "GET", f"/{BUCKET}/{key}")
+        answer = await self._ask("GET", f"/{BUCKET}/{key}")
         may_be = self.possible.get(key, [None])
         if answer.status not in (200, 404):
             return f"get {key}: {answer.status} {answer.body[:300]!r}"
@@ -199,7 +221,7 @@ class Load:
         return ""
 
     async def _put(self, key: str) -> str:
-        body = self._chance.randbytes(self._chance.choice(SIZES))
+        body = self._chance.randbytes(self._chance.choice(self._sizes))
         return await self._change("PUT", key, body)
 
     async def _delete(self, key: str) -> str:
@@ -208,14 +230,14 @@ class Load:
     async def _change(self, method: str, key: str, content: Content) -> str:
         before = self.possible.setdefault(key, [None])
         self.possible[key] = [*before, content]
-        answer = await call(self._node.port, method, f"/{BUCKET}/{key}", body=content or b"")
+        answer = await self._ask(method, f"/{BUCKET}/{key}", content or b"")
         if answer.status not in (200, 204):
             return f"{method} {key}: {answer.status} {answer.body[:300]!r}"
         self.possible[key] = [content]
         return ""
 
     async def _list(self, key: str) -> str:
-        answer = await call(self._node.port, "GET", f"/{BUCKET}?list-type=2&prefix={key}")
+        answer = await self._ask("GET", f"/{BUCKET}?list-type=2&prefix={key}")
         if answer.status != 200:
             return f"list {key}: {answer.status} {answer.body[:300]!r}"
         sizes = [
@@ -227,13 +249,14 @@ class Load:
             self.wrong.append(f"{key} is listed with {sizes}, promised was {may_be}")
         return ""
 
-    async def read_back(self) -> list[str]:
+    async def read_back(self, ask: Ask | None = None) -> list[str]:
         """Read every key; what was acknowledged and is not there. Knows from now on what each holds."""
         at_once = asyncio.Semaphore(8)
+        ask = ask or self._ask
 
         async def read(key: str, may_be: list[Content]) -> str:
             async with at_once:
-                answer = await call(self._node.port, "GET", f"/{BUCKET}/{key}")
+                answer = await ask("GET", f"/{BUCKET}/{key}")
             found = None if answer.status == 404 else answer.body
             if answer.status not in (200, 404) or found not in may_be:
                 promised = [_told(one) for one in may_be]
@@ -278,13 +301,18 @@ def _told(content: Content) -> str:
 
 def is_whole(status: Status) -> bool:
     """Whether the node says that all is as it was promised."""
-    packs = status.packs
     return (
         status.state is NodeState.ONLINE
-        and packs.degraded == packs.debts == packs.repairs_waiting == packs.unreadable == 0
+        and is_redundant(status)
         and (status.recovery is None or status.recovery.left_to_read == 0)
         and not members_out(status)
     )
+
+
+def is_redundant(status: Status) -> bool:
+    """Whether the node says that every pack has what it was promised."""
+    packs = status.packs
+    return packs.degraded == packs.debts == packs.repairs_waiting == packs.unreadable == 0
 
 
 def members_out(status: Status) -> set[str]:

@@ -23,6 +23,7 @@ from tests.kit.fake_objects import FakeObjects
 ACCESS_KEY = "HOLDFASTTESTKEY"
 SECRET_KEY = "a/secret+for/tests=only"
 REGION = "us-east-1"
+CREDENTIALS = Credentials(ACCESS_KEY, SECRET_KEY)
 
 
 class Running(NamedTuple):
@@ -112,6 +113,7 @@ def sign(
     body: bytes = b"",
     sha256: str = "",
     host: str = "",
+    credentials: Credentials = CREDENTIALS,
 ) -> dict[str, str]:
     """The headers of a request signed by botocore, an implementation that is not ours."""
     host = host or f"127.0.0.1:{port}"
@@ -119,7 +121,7 @@ def sign(
     request.headers["Host"] = host
     digest = sha256 or hashlib.sha256(body).hexdigest()
     request.headers["X-Amz-Content-SHA256"] = digest
-    auth = S3SigV4Auth(Credentials(ACCESS_KEY, SECRET_KEY), "s3", REGION)
+    auth = S3SigV4Auth(credentials, "s3", REGION)
     auth.payload = lambda _request: digest  # type: ignore[method-assign]
     auth.add_auth(request)
     signed = dict(request.headers.items())
@@ -130,7 +132,7 @@ def sign(
 def presign(method: str, target: str, port: int, expires: int = 60) -> str:
     """A presigned target, by botocore."""
     request = AWSRequest(method, f"http://127.0.0.1:{port}{target}")
-    S3SigV4QueryAuth(Credentials(ACCESS_KEY, SECRET_KEY), "s3", REGION, expires=expires).add_auth(request)
+    S3SigV4QueryAuth(CREDENTIALS, "s3", REGION, expires=expires).add_auth(request)
     return str(request.url).partition(f":{port}")[2]
 
 
@@ -183,9 +185,12 @@ async def call(
     body: bytes = b"",
     sha256: str = "",
     host: str = "",
+    credentials: Credentials = CREDENTIALS,
 ) -> Answer:
     """A signed request and its answer."""
-    signed = sign(method, target, port, headers=headers, body=body, sha256=sha256, host=host)
+    signed = sign(
+        method, target, port, headers=headers, body=body, sha256=sha256, host=host, credentials=credentials
+    )
     if body or method in {"PUT", "POST"}:
         signed.setdefault("Content-Length", str(len(body)))
     return await exchange(port, render(method, target, signed, body), method=method)

@@ -30,7 +30,7 @@ async def test_power_cuts_with_unsynced_data_lost_on_all_disks(tmp_path: Path, w
         power_of(tmp_path, way, chance) as power,
         DrillNode(tmp_path, power.environment, power.prefix) as node,
     ):
-        load = Load(node, rate=RATE, seed=way)
+        load = Load(node.ask, rate=RATE, seed=way)
         await load.begin()
         for number in range(CUTS):
             drill = Drill(node, load, seconds=0.2 + chance.random())
@@ -44,7 +44,7 @@ async def test_a_node_whose_syncs_do_nothing_loses_what_it_acknowledged(tmp_path
     """Else the drill would prove nothing."""
     power = Recording(tmp_path, random.Random(12), unsynced=True)
     with DrillNode(tmp_path, power.environment) as node:
-        load = Load(node, rate=RATE, seed="unsynced")
+        load = Load(node.ask, rate=RATE, seed="unsynced")
         await load.begin()
         power.cut(node)
         try:

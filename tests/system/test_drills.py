@@ -19,7 +19,7 @@ import pytest
 
 from holdfast.node.status import Status
 from tests.kit.audit import Audit, audit
-from tests.kit.drill import HEADING, Drill, DrillNode, Load, Outcome, is_out, store_is
+from tests.kit.drill import Drill, DrillNode, Load, is_out, show, store_is
 from tests.kit.harm import Harm, harmed
 from tests.kit.regions import index_regions
 from tests.kit.s3 import call
@@ -38,7 +38,7 @@ LINGERING_S = 2.5
 async def drilling(home: Path) -> AsyncIterator[Drill]:
     """A node under drill. At the end every shard on every disk is counted."""
     with DrillNode(home) as node:
-        load = Load(node, rate=RATE, seed=home.name)
+        load = Load(node.ask, rate=RATE, seed=home.name)
         await load.begin()
         drill = Drill(node, load, seconds=SECONDS)
         yield drill
@@ -61,16 +61,6 @@ def audited(node: DrillNode) -> Audit:
         if not (counted := audit(node.data)).faults:
             break
     return counted
-
-
-def show(outcomes: list[Outcome]) -> None:
-    """The table, for whoever looks, and for `make drill`."""
-    for line in (HEADING, *(outcome.row() for outcome in outcomes)):
-        print(line)  # noqa: T201
-    if path := os.environ.get("HOLDFAST_DRILL_TABLE"):
-        with Path(path).open("a") as table:
-            heading = [] if table.tell() else [HEADING]
-            table.writelines(f"{line}\n" for line in (*heading, *(outcome.row() for outcome in outcomes)))
 
 
 def remove(path: Path) -> None:
@@ -210,7 +200,7 @@ async def test_a_second_fault_during_repair_up_to_m_and_then_one_more(tmp_path: 
 async def test_flips_in_more_shards_than_the_scheme_can_lose_are_an_explicit_error(tmp_path: Path) -> None:
     """Drill 15, the second half: an error that says so, no wrong byte, and all is well when one is back."""
     with DrillNode(tmp_path) as node:
-        drill = Drill(node, Load(node, rate=1, seed="15"), seconds=0)
+        drill = Drill(node, Load(node.ask, rate=1, seed="15"), seconds=0)
         await call(node.port, "PUT", "/drill")
         body = random.Random(15).randbytes(300_000)
         await call(node.port, "PUT", "/drill/key", body=body)

@@ -5,8 +5,8 @@ whoever gives up first is the one who knows most, and says why. Two relations be
 lets go of an idle connection before the node does, or a request would meet a connection that is just being
 closed; and a body that stands still is the node's to judge before it is Envoy's.
 
-Reads and writes that can be sent again do not wait for that long: after a second or two without an answer
-another node is asked beside the first (`HEDGE_*`), and the first good answer is the client's.
+Reads and writes that can be sent again do not wait for that long: after a fraction of a second without an
+answer another node is asked beside the first (`HEDGE_*`), and the first good answer is the client's.
 """
 
 from holdfast.objects.settings import ObjectsPatience
@@ -23,8 +23,8 @@ CLIENT_S = 60.0
 """What clients wait: botocore's default, and that of most others, or less than theirs."""
 
 CONNECT_S = 1.0
-HEDGE_READ_S = 1.0
-HEDGE_WRITE_S = 2.0
+HEDGE_READ_S = 0.15
+HEDGE_WRITE_S = 0.75
 TRIES_AGAIN = 3
 
 UPSTREAM_IDLE_S = 50.0
@@ -36,8 +36,8 @@ CLIENT_IDLE_S = 300.0
 HEAD_S = 15.0
 """What a client may take to send a head."""
 
-CHECK_EVERY_S = 1.0
-CHECK_TIMEOUT_S = 2.0
+CHECK_EVERY_S = 0.5
+CHECK_TIMEOUT_S = 1.0
 
 assert NODE_S < REQUEST_S < CLIENT_S, "who knows most gives up first"
 assert _WIRE.idle_s > UPSTREAM_IDLE_S, "Envoy lets go first"
