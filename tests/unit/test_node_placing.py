@@ -86,3 +86,25 @@ def test_a_store_that_was_replaced_and_is_not_empty_yet_is_there_too() -> None:
     placed = place_stores(NAMED, cluster.with_slot("disk2-old", leaving))
     assert paths(placed.places) == {"disk1": "/mnt/a", "disk2": "/mnt/c", "disk2-old": "/mnt/b"}
     assert placed.cluster.slots["disk2-old"].known_as == "disk2"
+
+
+def test_a_replaced_store_stays_on_its_way_out_when_its_replacement_is_removed() -> None:
+    leaving = Slot(str(B), StoreId("two"), added=Labels(), draining=Draining.YES, known_as="disk2")
+    cluster = BASE.without_slot("disk2").with_slot("disk2-old", leaving).with_retired(removed("disk2", C))
+    for configured in (NAMED, UNNAMED):
+        placed = place_stores(configured, cluster)
+        assert paths(placed.places)["disk2-old"] == "/mnt/b"
+        assert [place.path for place in placed.places] == [A, B]
+        assert placed.cluster == cluster
+        assert "/mnt/b was replaced and is still being emptied" in placed.remarks[0]
+    empty = cluster.without_slot("disk2-old").with_retired(removed("disk2", B, REPLACED))
+    for configured in (NAMED, UNNAMED):
+        placed = place_stores(configured, empty)
+        assert [place.path for place in placed.places] == [A]
+        assert "disk2 at /mnt/b was removed" in placed.remarks[0]
+
+
+def test_a_line_of_a_store_on_its_way_out_that_has_lost_its_labels_is_placed_all_the_same() -> None:
+    leaving = Slot(str(B), StoreId("two"), draining=Draining.YES, known_as="disk2")
+    placed = place_stores(NAMED, BASE.without_slot("disk2").with_slot("disk2-old", leaving))
+    assert paths(placed.places) == {"disk1": "/mnt/a", "disk2-old": "/mnt/b"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from holdfast.node.cluster import REMOVED, Cluster
+from holdfast.node.cluster import REMOVED, Cluster, Labels
 from holdfast.node.config import StorePlace
 
 
@@ -38,6 +38,11 @@ def place_stores(configured: Sequence[StorePlace], cluster: Cluster) -> Placed:
                 "write the new path there."
             )
             places.append(replace(place, slot=name, path=path))
+        elif (heir := _leaving(place, cluster)) is not None:
+            remarks.append(
+                f"{place.path} was replaced and is still being emptied; {heir}, which took its place, was "
+                "removed: take it out of the configuration."
+            )
         elif (name := _removed(place, cluster)) is not None:
             remarks.append(
                 f"{name} at {place.path} was removed with `holdfast store remove` and is not used: take it "
@@ -48,8 +53,9 @@ def place_stores(configured: Sequence[StorePlace], cluster: Cluster) -> Placed:
             cluster = _as_configured(place, cluster)
     named = {place.slot for place in places} | {str(place.path) for place in places}
     for name, slot in cluster.slots.items():
-        if slot.added is not None and name not in named and slot.path not in named:
-            at = slot.added
+        is_ours = slot.added is not None or slot.known_as
+        if is_ours and name not in named and slot.path not in named:
+            at = slot.added or Labels()
             places.append(StorePlace(Path(slot.path), name, at.region, at.zone, at.host))
     return Placed(tuple(places), cluster, tuple(remarks))
 
@@ -62,12 +68,27 @@ def _replaced(place: StorePlace, cluster: Cluster) -> str | None:
     return None
 
 
+def _leaving(place: StorePlace, cluster: Cluster) -> str | None:
+    """The slot whose store was replaced by another, and is at this path until it is empty. It is not that
+    slot again because its replacement has gone: two lines would have one store, and the old one never end."""
+    for slot in cluster.slots.values():
+        if slot.known_as and slot.path == str(place.path) and place.slot in ("", slot.known_as):
+            return slot.known_as
+    return None
+
+
 def _removed(place: StorePlace, cluster: Cluster) -> str | None:
-    """The slot that was removed from this path, unless the path was taken into use again."""
+    """The slot that was removed from this path, or from the one that replaced it, unless the path was taken
+    into use again."""
     path = str(place.path)
     if any(slot.path == path for slot in cluster.slots.values()):
         return None
-    removed = (retired for retired in reversed(cluster.retired) if retired.how == REMOVED)
+    gone_for_good = {retired.slot for retired in cluster.retired if retired.how == REMOVED} - {*cluster.slots}
+    removed = (
+        retired
+        for retired in reversed(cluster.retired)
+        if retired.how == REMOVED or retired.slot in gone_for_good
+    )
     return next((gone.slot for gone in removed if gone.path == path and place.slot in ("", gone.slot)), None)
 
 
