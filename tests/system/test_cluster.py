@@ -15,15 +15,19 @@ from holdfast.base.errors import InvalidInput
 from holdfast.chores.lease import TTL_S
 from holdfast.chores.sharing import OF_EACH_NODE
 from tests.kit.cluster import ClusterNode, TestCluster
-from tests.kit.process import wait_until
+from tests.kit.process import run_holdfast, wait_until
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[list[ClusterNode]]:
+def cluster(tmp_path: Path) -> TestCluster:
+    return TestCluster(tmp_path)
+
+
+@pytest.fixture
+def nodes(cluster: TestCluster) -> Iterator[list[ClusterNode]]:
     """Three, each with two stores, that all know each other."""
-    cluster = TestCluster(tmp_path)
     found = [cluster.node(f"n{number}") for number in (1, 2, 3)]
     # The threads stay until the end: the kernel kills a node with the thread that began it.
     with ThreadPoolExecutor() as together, ExitStack() as stack:
@@ -76,6 +80,22 @@ def chores_of(node: ClusterNode) -> set[str]:
         for chore in found
         if chore["state"] != "elsewhere" and chore["name"] not in OF_EACH_NODE
     }
+
+
+@pytest.mark.slow
+def test_a_node_that_cannot_serve_does_not_join(cluster: TestCluster, nodes: list[ClusterNode]) -> None:
+    taken = nodes[0].endpoint.rpartition(":")[2]
+    late = cluster.node("n4")
+    done = run_holdfast("serve", "--port", taken, cwd=late.home)
+    assert done.returncode == 64
+    assert f"Port {taken} on 127.0.0.1 is taken." in done.stderr
+    assert {node.name for node in nodes[0].status().nodes} == {"n1", "n2", "n3"}
+
+    # Of two that ask at the same moment one hears yes.
+    with ThreadPoolExecutor() as together:
+        heard = list(together.map(may_stop, nodes[:2]))
+    assert sorted(code for code, _ in heard) == [200, 412]
+    assert any("was just told that it may stop" in reason for _, reasons in heard for reason in reasons)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from holdfast.index.port import Row, prefix_end
 FORMAT = 1
 
 CLUSTER_ROW = b"cluster"
+STOPPING_ROW = b"stopping"
 NODES = b"node/"
 BEATS = b"beat/"
 FENCES = b"fence/"
@@ -123,15 +124,25 @@ class FenceRow(Struct, frozen=True, array_like=True):
     boot: str
 
 
-T = TypeVar("T", ClusterRow, NodeRow, BeatRow, FenceRow)
+class StoppingRow(Struct, frozen=True, array_like=True):
+    """`stopping`: the node that was last told that it may stop, the process that said so, and the how many'th
+    time it did."""
+
+    format: int
+    node: str
+    boot: str
+    count: int
+
+
+T = TypeVar("T", ClusterRow, NodeRow, BeatRow, FenceRow, StoppingRow)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: Mapping[type, msgspec.msgpack.Decoder[object]] = {
-    kind: msgspec.msgpack.Decoder(kind) for kind in (ClusterRow, NodeRow, BeatRow, FenceRow)
+    kind: msgspec.msgpack.Decoder(kind) for kind in (ClusterRow, NodeRow, BeatRow, FenceRow, StoppingRow)
 }
 
 
-def encode(row: ClusterRow | NodeRow | BeatRow | FenceRow) -> bytes:
+def encode(row: ClusterRow | NodeRow | BeatRow | FenceRow | StoppingRow) -> bytes:
     """A row as the index holds it."""
     return _encoder.encode(row)
 

@@ -1,7 +1,7 @@
 """Whether this node can be taken down for a while without anybody noticing. Pure.
 
 What must hold: nothing is rounded in favour of stopping. What is asked about is this node alone, as things
-are now; who stops several asks before each.
+are now; who stops several asks before each, and one at a time hears yes (`holdfast.cluster.stopping`).
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -45,6 +45,11 @@ def stores_to_write(
     """How many stores of other nodes would take a write: one that is being emptied, or a spare that waits,
     is up and takes none."""
     return sum(other.row.takes_new and other.id in there and is_up(other.id) for other in others)
+
+
+def told_before(node: str) -> str:
+    """Why this node may not stop although nothing speaks against it."""
+    return f"Node {node} was just told that it may stop: ask again when it is back, or in half a minute."
 
 
 def may_stop(view: StopView) -> CanStop:

@@ -187,6 +187,9 @@ class Node:
             clock,
             token,
         )
+        # A node that others know, and that cannot serve, would be missed.
+        await self._server.bind()
+        stack.push_async_callback(self._server.stop, 0.0)
         if self.joining is not None:
             await self.joining.join(health, decorate)
         if self._fences is not None:

@@ -14,8 +14,17 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.cluster.rows import all_of, beat_row, fences_of, node_row
+from holdfast.cluster.stopping import Stopping
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction
-from holdfast.node.can_stop import CAN_STOP_PATH, COUNT_FRESH_S, CanStop, StopView, may_stop, stores_to_write
+from holdfast.node.can_stop import (
+    CAN_STOP_PATH,
+    COUNT_FRESH_S,
+    CanStop,
+    StopView,
+    may_stop,
+    stores_to_write,
+    told_before,
+)
 from holdfast.node.census import Census
 from holdfast.node.cluster import Draining
 from holdfast.node.joining import Joining
@@ -64,6 +73,9 @@ class NodeCommands:
         self._serving = serving
         self._clock = clock
         self._tell = tell
+        self._stopping: Stopping | None = None
+        if joining is not None:
+            self._stopping = Stopping(index, clock, joining.name, joining.identity.boot)
 
     def routes(self) -> Mapping[str, Route]:
         """The internal paths."""
@@ -83,13 +95,13 @@ class NodeCommands:
         return NodeList(joining.name, found)
 
     async def can_stop(self) -> CanStop:
-        """Whether this node can be taken down."""
+        """Whether this node can be taken down. Who hears yes has the word for a while: others hear no."""
         keeper, census, joining = self._keeper, self._census, self._joining
         if self._clock.monotonic() - census.last.began_at > COUNT_FRESH_S:
             await census.whole()
         count, nodes = census.last, self.list().nodes if joining is not None else ()
         others = [node for node in nodes if joining is not None and node.name != joining.name]
-        return may_stop(
+        answer = may_stop(
             StopView(
                 ready=sum(node.state in ("ready", "draining") for node in others),
                 silent=tuple(node.name for node in others if node.state in ("silent", "not ready")),
@@ -101,6 +113,10 @@ class NodeCommands:
                 index_here=joining is None,
             )
         )
+        if not answer.can_stop or self._stopping is None or joining is None:
+            return answer
+        other = await self._stopping.claim(joining.members)
+        return CanStop(False, (told_before(other),)) if other else answer
 
     async def drain(self, name: str, *, cancel: bool, forced: bool) -> Done:
         """Empty all stores of this node, or none. Raises InvalidInput with what that would cost, and of what

@@ -69,28 +69,48 @@ class Server:
         """How many there are."""
         return len(self._shared.connections) if self._shared else 0
 
-    async def start(self) -> None:
-        """Listen. Raises InvalidInput when the address cannot be had."""
+    async def bind(self) -> None:
+        """Have the address, and take no connections yet. Raises InvalidInput when it cannot be had."""
         assert self._server is None, "start once"
-        shared = Shared(self._application, self._limits, self._observer)
+        self._shared = shared = Shared(self._application, self._limits, self._observer)
         try:
             self._server = await self._listen(lambda: Connection(shared))
         except OSError as error:
             raise self._cannot_listen(error) from error
-        self._shared = shared
+
+    async def start(self) -> None:
+        """Listen. Raises InvalidInput when the address cannot be had."""
+        if self._server is None:
+            await self.bind()
+        assert self._server is not None
+        assert self._shared is not None
+        shared = self._shared
+        try:
+            await self._server.start_serving()
+        except OSError as error:
+            raise self._cannot_listen(error) from error
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(shared))
 
     async def _listen_tcp(self, make: Callable[[], Connection]) -> asyncio.AbstractServer:
         return await asyncio.get_running_loop().create_server(
-            make, self._host, self._port, backlog=_BACKLOG, reuse_address=True, ssl=self._tls
+            make,
+            self._host,
+            self._port,
+            backlog=_BACKLOG,
+            reuse_address=True,
+            ssl=self._tls,
+            start_serving=False,
         )
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """Take no more requests, let those under way finish for up to `drain_s`, close the rest."""
         server, shared, sweeper = self._server, self._shared, self._sweeper
-        if server is None or shared is None or sweeper is None:
+        if server is None or shared is None:
             return
         server.close()
+        if sweeper is None:  # never started
+            self._server = self._shared = None
+            return
         shared.drain()
         try:
             async with asyncio.timeout(drain_s):
