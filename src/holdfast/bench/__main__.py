@@ -7,9 +7,9 @@ the PUTs, the degraded reads next to the healthy ones. `--only chores` runs `hol
 `--only peer` runs `holdfast.bench.peer`, `--only index` runs `holdfast.bench.index`.
 """
 
+import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -233,15 +233,22 @@ def _beside_plain(put: Sample, folder: Path, clock: Clock) -> str:
     )
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="holdfast.bench", description="What a node does. All if not told otherwise."
+    )
+    parser.add_argument("--only", choices=("chores", "peer", "index"), default="", help="that part alone")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path.cwd(), help="where to work")
+    parser.add_argument("share", nargs="?", type=float, default=1.0, help="of the full counts: 0.5 is half")
+    parser.add_argument("engines", nargs="*", help="more engines of the index to compare: postgres://...")
+    return parser.parse_args()
+
+
 def main() -> None:
-    """Take `--only chores`, `peer` or `index` for that part alone, a folder to work in, a share of the full
-    counts, and for `index` addresses of more engines."""
+    """See `--help`."""
     console = Console(width=150)
-    arguments = sys.argv[1:]
-    only = arguments[1] if arguments[:1] == ["--only"] else ""
-    arguments = arguments[2:] if only else arguments
-    share = float(arguments[1]) if len(arguments) > 1 else 1.0
-    parent = Path(arguments[0]) if arguments else Path.cwd()
+    given = _arguments()
+    only, parent, share = given.only, given.folder, given.share
     load = os.getloadavg()[0]
     console.print(f"{os.cpu_count()} cores, load before: {load:.1f}; working in {parent}")
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=parent))
@@ -253,7 +260,7 @@ def main() -> None:
         if only in {"", "peer"}:
             uvloop.run(measure_peer(console, share))
         if only in {"", "index"}:
-            uvloop.run(measure_index(console, folder, share, arguments[2:]))
+            uvloop.run(measure_index(console, folder, share, given.engines))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
