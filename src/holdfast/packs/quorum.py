@@ -6,17 +6,20 @@ The shell starts a put for every `Start`, tells every result, and calls `at` whe
     verdict        when
     ACKNOWLEDGE    every shard is durable; or every shard that is waited for is, and the floor is
                    reached; or the stragglers' deadline has passed and the floor is reached
+                   (and never what does not keep its promise)
     RETRY          a shard failed and has no spare store, or the deadline has passed below the floor,
                    and a smaller scheme fits the stores that are left: the pack is written again,
                    under another id, without those in `exclude`
     FAIL           the same, and no smaller scheme fits
 
 The floor is one shard more than a read needs (where the scheme has one to give), so that even the
-hastiest acknowledgement survives a store. Stragglers are judged against their peers: the deadline is
-`STRAGGLER_S`, or twice what the first few took when everybody is slow.
+hastiest acknowledgement survives a store; and where the pack must survive more than that (`keeps`, which is
+asked with the stores of the durable shards), it is reached when that holds, too. A spare store is taken only
+where that can still hold. Stragglers are judged against their peers: the deadline is `STRAGGLER_S`, or twice
+what the first few took when everybody is slow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -45,10 +48,20 @@ class Attempt(NamedTuple):
     attempt: int
 
 
+Keeps = Callable[[Collection[StoreId]], bool]
+"""Whether shards at these stores survive what they must."""
+
+
+def always(stores: Collection[StoreId]) -> bool:
+    """Where counting shards is enough."""
+    return True
+
+
 class WriteRound:
     """`homes` gives the store of each real shard; `needed` how many real shards a read needs; `spares`
     other stores that could take a shard, best first; `unhurried` stores that are not waited for;
-    `stores_min` how many stores the smallest scheme of the same redundancy needs (m + 1)."""
+    `stores_min` how many stores the smallest scheme of the same redundancy needs (m + 1); `keeps` holds for
+    all of `homes`, and for what is acknowledged."""
 
     def __init__(
         self,
@@ -59,11 +72,15 @@ class WriteRound:
         *,
         stores_min: int,
         now: float,
+        keeps: Keeps = always,
     ) -> None:
         assert 1 <= needed <= len(homes)
+        assert keeps(homes.values())
+        self._keeps = keeps
         self._needed = needed
         self._floor = min(needed + 1, len(homes))
         self._homes = dict(homes)
+        self._at = dict(homes)
         self._spares = list(spares)
         self._unhurried = unhurried
         self._stores_min = stores_min
@@ -101,7 +118,13 @@ class WriteRound:
     def succeeded(self, attempt: Attempt, now: float) -> None:
         """A put is durable. One that lands second for its shard is surplus."""
         self._pending.pop(attempt, None)
-        if self.durable.setdefault(attempt.shard, attempt) != attempt:
+        first_of_both = self.durable.setdefault(attempt.shard, attempt)
+        if first_of_both != attempt:
+            # Two spares may each be right and both together not: then the one that lands second counts.
+            others = [at.store for at in self.durable.values() if at != first_of_both]
+            worse = not self._keeps([*others, first_of_both.store]) and self._keeps([*others, attempt.store])
+            if worse and self.verdict is None:
+                self.durable[attempt.shard], attempt = attempt, first_of_both
             self.surplus[attempt] = None
         # As soon as only the redundancy is outstanding: of a pack of few shards, all others may hang.
         first, last = min(self._needed, self._stores_min), min(self._floor, self._stores_min)
@@ -115,8 +138,8 @@ class WriteRound:
         self.failed[attempt] = None
         started = []
         lost = attempt.shard not in self.durable and not self._is_pending(attempt.shard)
-        if lost and self._spares and self.verdict is None:
-            started.append(self._begin(attempt.shard, self._spares.pop(0)))
+        if lost and self.verdict is None and (spare := self._spare(attempt.shard)) is not None:
+            started.append(self._begin(attempt.shard, spare))
         self._judge(now)
         return started
 
@@ -125,9 +148,11 @@ class WriteRound:
         started = []
         if now - self._started >= SPARE_AFTER_S and self._peers_took is not None and self.verdict is None:
             for late in list(self._pending):
-                if self._spares and late.shard not in self._replaced and late.shard not in self.durable:
+                if late.shard in self._replaced or late.shard in self.durable:
+                    continue
+                if (spare := self._spare(late.shard)) is not None:
                     self._replaced.add(late.shard)
-                    started.append(self._begin(late.shard, self._spares.pop(0)))
+                    started.append(self._begin(late.shard, spare))
         self._judge(now)
         return started
 
@@ -148,8 +173,17 @@ class WriteRound:
     def _begin(self, shard: int, store: StoreId) -> Attempt:
         attempt = Attempt(shard, store, self._attempts[shard])
         self._attempts[shard] += 1
+        self._at[shard] = store
         self._pending[attempt] = None
         return attempt
+
+    def _spare(self, shard: int) -> StoreId | None:
+        """Takes the best spare with which the pack could still become what it must be."""
+        others = [store for other, store in self._at.items() if other != shard]
+        for number, spare in enumerate(self._spares):
+            if self._keeps([*others, spare]):
+                return self._spares.pop(number)
+        return None
 
     def _is_pending(self, shard: int) -> bool:
         return any(attempt.shard == shard for attempt in self._pending)
@@ -163,12 +197,13 @@ class WriteRound:
         self._looked_at = max(self._looked_at, now)
         if self.verdict is not None:
             return
-        if not self.missing:
+        kept = self._keeps([attempt.store for attempt in self.durable.values()])
+        if not self.missing and kept:
             self.verdict = Verdict.ACKNOWLEDGE
             return
         lost = [shard for shard in self.missing if not self._is_pending(shard)]
         overdue = now > self._deadline()
-        floor = len(self.durable) >= self._floor
+        floor = kept and len(self.durable) >= self._floor
         erred = {attempt.store for attempt in self.failed}
         if lost:
             # Only stragglers may be acknowledged at the floor; what failed is written elsewhere or not
@@ -182,6 +217,11 @@ class WriteRound:
         )
         if floor and (overdue or not hurried):
             self.verdict = Verdict.ACKNOWLEDGE
+        elif not self.missing:
+            # Spares of which each was right, and all together are not.
+            if overdue or not self._pending:
+                spares = set(self._at.values()) - set(self._homes.values())
+                self._give_up(Verdict.RETRY, erred | {attempt.store for attempt in self._pending} | spares)
         elif overdue and len(self.durable) >= self._stores_min:
             self._give_up(Verdict.RETRY, erred | {attempt.store for attempt in self._pending})
         elif not self._pending or now > self._started + PATIENCE_S:

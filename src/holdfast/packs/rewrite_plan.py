@@ -23,8 +23,9 @@ from enum import Enum
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
-from holdfast.packs.layout import choose_scheme, real_shards
+from holdfast.packs.layout import real_shards
 from holdfast.packs.model import PackRow
+from holdfast.packs.spread import fitting_scheme
 from holdfast.scheme import Scheme
 from holdfast.topology import Topology, place
 
@@ -95,7 +96,7 @@ def plan_rewrite(
     that a shard could not be looked at."""
     promised = target.promised or owed or row.scheme
     usable = [store for store in candidates if store not in target.leave]
-    fitting = choose_scheme(promised, row.stored_bytes, len(usable))
+    fitting = fitting_scheme(promised, row.stored_bytes, usable, topology)
     homes = _new_homes(row, lost, target, usable, topology)
     homeless = _homeless(row, lost, target) - homes.keys()
     if fitting is not None and (

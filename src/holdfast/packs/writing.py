@@ -9,6 +9,7 @@ handed to `on_abandoned`.
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,9 +24,10 @@ from holdfast.health import StoreHealth, StoreState
 from holdfast.packs import codec
 from holdfast.packs.errors import BelowFloor
 from holdfast.packs.format import ShardHeader, binding, block_checksums, encode_head
-from holdfast.packs.layout import BLOCK_BYTES, Layout, bytes_on_stores, choose_scheme, real_shards
+from holdfast.packs.layout import BLOCK_BYTES, Layout, bytes_on_stores, real_shards
 from holdfast.packs.model import DebtReason, DebtRow, PackRow, Place, Receipt
-from holdfast.packs.quorum import Attempt, Verdict, WriteRound
+from holdfast.packs.quorum import Attempt, Verdict, WriteRound, always
+from holdfast.packs.spread import fitting_scheme, keeps_region, promises_region, without_slow
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store, StoreFull
 from holdfast.topology import Topology, place, survived
@@ -150,7 +152,9 @@ class Writer:
         encoded: Encoded | None = None
         for _ in range(ROUNDS_MAX):
             candidates = self.candidates(exclude, promised.m + 1, when_full=reserve_share > 0)
-            chosen = choose_scheme(promised, stored, len(candidates))
+            topology = self._topology()
+            candidates = without_slow(promised, stored, candidates, self._health.waited_for, topology)
+            chosen = fitting_scheme(promised, stored, candidates, topology)
             if chosen is None or (bytes_max is not None and bytes_on_stores(chosen, stored) > bytes_max):
                 break
             if encoded is None or chosen != scheme:
@@ -230,19 +234,23 @@ class Writer:
     ) -> Landed | set[StoreId]:
         health = self._health
         real = sorted(encoded.units)
-        chosen = place(self._topology(), len(real), candidates)
+        topology, needed = self._topology(), encoded.layout.real_data_shards
+        chosen = place(topology, len(real), candidates)
         # Data shards to the stores that are read first; the placement does not care which is which.
         chosen.sort(key=lambda store: not health.readable(store))
         homes = dict(zip(real, chosen, strict=True))
         slow = frozenset(store for store in candidates if not health.waited_for(store))
         spares = [store for store in candidates if store not in homes.values() and store not in slow]
+        keeps = partial(keeps_region, topology, needed=needed)
+        bound = promises_region(topology, promised) and keeps(chosen)
         write_round = WriteRound(
             homes,
-            needed=encoded.layout.real_data_shards,
+            needed=needed,
             spares=spares,
             unhurried=slow,
             stores_min=promised.m + 1,
             now=self._clock.monotonic(),
+            keeps=keeps if bound else always,
         )
         tasks: dict[asyncio.Task[None], Attempt] = {}
         try:
