@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from holdfast.base.ids import StoreId
 from holdfast.packs.layout import Layout, choose_scheme
+from holdfast.packs.model import debt_row
 from holdfast.packs.quorum import PATIENCE_S, Attempt, Verdict, WriteRound
+from holdfast.packs.rewriting import Reason, Rewritten
 from holdfast.packs.spread import fitting_scheme, keeps_region, promises_region, without_slow
 from holdfast.scheme import Scheme, parse_scheme
 from holdfast.topology import Level, Location, Topology, place
@@ -217,3 +219,33 @@ async def test_packs_are_acknowledged_so_that_any_region_may_go(broken: str) -> 
             homes = [at.store for at in known.row.places]
             assert survives_any_region(topology, homes, known.layout.real_data_shards)
             assert written.receipt.survives["region"] >= 1
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("scheme", [Scheme(2, 1), RS42])
+async def test_what_a_lost_region_cost_is_paid_when_it_is_back(scheme: Scheme) -> None:
+    rig = build_rig(6)
+    rig.topology = topology = Topology(
+        Location(store, region=f"r{number // 2}", host=f"h{number}", device=f"d{number}")
+        for number, store in enumerate(rig.stores)
+    )
+    away = {store: rig.attached.pop(store) for store in rig.stores[:2]}
+    packs = []
+    for size in (10, 5_000, 50_000, 300_000, 3 << 20):
+        written = await write(rig, scheme, bytes(size))
+        packs.append(written.extent.pack)
+        known = await rig.packs.rows.fresh(packs[-1])
+        homes = [at.store for at in known.row.places]
+        assert survives_any_region(topology, homes, known.layout.real_data_shards)
+    owing = [pack for pack in packs if (await rig.index.get((debt_row(pack),)))[0] is not None]
+    assert owing
+    for pack in owing:
+        assert await rig.rewriter.rewrite(pack, Reason.DEBT) is not Rewritten.DONE
+    rig.attached.update(away)
+    for pack in owing:
+        assert await rig.rewriter.rewrite(pack, Reason.DEBT) is Rewritten.DONE
+        known = await rig.packs.rows.fresh(pack)
+        assert known.row.scheme == scheme
+        homes = [at.store for at in known.row.places]
+        assert survives_any_region(topology, homes, known.layout.real_data_shards)
+        assert (await rig.index.get((debt_row(pack),)))[0] is None
