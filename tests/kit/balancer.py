@@ -23,10 +23,19 @@ _READY = re.compile(r"takes requests at (https?://\S+)")
 class BalancerProcess:
     """`holdfast balance` in `home`, before `nodes`. `lines` are more lines of its file. A context manager."""
 
-    def __init__(self, home: Path, nodes: Sequence[str], lines: Sequence[str] = (), port: int = 0) -> None:
+    def __init__(
+        self,
+        home: Path,
+        nodes: Sequence[str],
+        lines: Sequence[str] = (),
+        port: int = 0,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.home = home
+        self._prefix = prefix
         home.mkdir(exist_ok=True)
-        self._lines = [f'listen = "127.0.0.1:{port}"', "threads = 1", "notice = 0", *lines]
+        self._lines = [f'listen = "{host}:{port}"', "threads = 1", "notice = 0", *lines]
         if not any(line.startswith("secret") for line in lines):
             self._lines.append(f'secret = "{SECRET}"')
         self._process: subprocess.Popen[str] | None = None
@@ -76,7 +85,7 @@ class BalancerProcess:
         """Start and return when it takes requests."""
         self._said.clear()
         self._process = subprocess.Popen(
-            [PROGRAM, "balance"],
+            [*self._prefix, PROGRAM, "balance"],
             cwd=self.home,
             env=clean_environment(),
             stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import count
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from holdfast.index.etcd.members import EtcdMember, command_line
 from tests.kit.ports import free_ports
+from tests.kit.process import die_with_parent
 
 _PATIENCE_S = 60.0
 _MEMORY = Path("/dev/shm")
@@ -30,9 +31,16 @@ _namespaces = count()
 class EtcdProcess:
     """One member. `kill` is a crash; `start` after it recovers."""
 
-    def __init__(self, member: EtcdMember, members: tuple[EtcdMember, ...], folder: Path) -> None:
+    def __init__(
+        self,
+        member: EtcdMember,
+        members: tuple[EtcdMember, ...],
+        folder: Path,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.member = member
         self.options: tuple[str, ...] = ()
+        self._prefix = prefix
         self._members = members
         self._log = folder / f"{member.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,7 +49,12 @@ class EtcdProcess:
         """Run it, and go on at once."""
         command = command_line(self.member, self._members, program=_program())
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*self._prefix, *command, *self.options],
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent if self._prefix else None,
+            )
 
     def wait_until_it_serves(self) -> None:
         """Until a majority agrees with it."""

@@ -1,0 +1,103 @@
+"""Drills of the network: real processes, each on a machine of its own, and packets that really do not arrive;
+clients at a fixed rate through real balancers, and one fault after the other.
+
+Asserted are the bars that count: no request failed, nothing acknowledged lost, no byte wrong, nothing stale,
+whichever node is asked, and every shard on every store as it should be. Times are printed (`make drill` shows
+the table). The numbers are those of the list of drills.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.kit.networked import NetworkDrill, drilling, silent
+from tests.kit.s3 import Answer
+
+pytestmark = pytest.mark.slow
+
+RATE = float(os.environ.get("HOLDFAST_DRILL_RATE", "20")) / 2
+SECONDS = float(os.environ.get("HOLDFAST_DRILL_SECONDS", "1"))
+THOROUGH = bool(os.environ.get("HOLDFAST_THOROUGH"))
+
+
+def test_a_node_is_cut_off(tmp_path: Path) -> None:
+    async def drills(drill: NetworkDrill) -> None:
+        cluster, network = drill.cluster, drill.cluster.network
+        one, _, three = cluster.nodes
+        front = [cluster.client, cluster.machines["b1"], cluster.machines["b2"]]
+
+        # Both ways, from all but clients: it says that it is not ready, and neither acknowledges a write nor
+        # shows what was overwritten meanwhile. What waits in it may go on when it is heard again.
+        assert (await one.ask("PUT", "/drill/read", b"before")).status == 200
+        waiting: dict[str, asyncio.Task[Answer]] = {}
+
+        async def ask_who_is_cut_off() -> None:
+            others = cluster.all_but(three.part, *front)
+            await asyncio.to_thread(network.split, [three.part], others)
+            assert (await one.ask("PUT", "/drill/read", b"after")).status == 200
+            waiting["put"] = asyncio.create_task(three.ask("PUT", "/drill/written", b"x"))
+            waiting["get"] = asyncio.create_task(three.ask("GET", "/drill/read"))
+            await drill.until_not_ready(three)
+            await drill.until(one, silent("n3"), "n3 to be silent")
+            for task in waiting.values():
+                assert not task.done() or task.result().status == 503, task
+
+        outcome = await drill.run(
+            "21 a node is cut off from all but clients", nothing, network.heal, until=ask_who_is_cut_off()
+        )
+        outcome.check()
+        put, get = await waiting["put"], await waiting["get"]
+        assert put.status in (200, 503), put
+        assert get.status == 503 or get.body == b"after", get
+        for node in cluster.nodes:
+            assert (await node.ask("GET", "/drill/read")).body == b"after"
+            written = (await node.ask("GET", "/drill/written")).status
+            assert (put.status, written) in ((200, 200), (503, 200), (503, 404))
+
+        # It hears nobody of the nodes, and what it sends arrives.
+        outcome = await drill.run(
+            "22 a node does not hear the others",
+            lambda: network.lose([node.part for node in cluster.nodes if node is not three], [three.part]),
+            network.heal,
+            lasts_s=5,
+        )
+        outcome.check()
+        outcome = await drill.run(
+            "24 connections to a node are reset",
+            lambda: network.reset([node.part for node in cluster.nodes if node is not three], [three.part]),
+            network.heal,
+        )
+        outcome.check()
+
+    drilling(tmp_path, drills, rate=RATE, seconds=SECONDS)
+
+
+def test_packets_are_lost_late_and_doubled(tmp_path: Path) -> None:
+    async def drills(drill: NetworkDrill) -> None:
+        parts = [node.part for node in drill.cluster.nodes]
+
+        def disturb() -> None:
+            for part in parts:
+                part.disturb(loss=0.05, delay_s=0.001, jitter_s=0.010, twice=0.02)
+
+        def end() -> None:
+            for part in parts:
+                part.disturb()
+
+        outcome = await drill.run("23 5 % loss, jitter, duplicates", disturb, end, lasts_s=5)
+        outcome.check()
+        ejected = [
+            node["address"]
+            for balancer in drill.cluster.balancers
+            for node in balancer.status()["nodes"]
+            if node["state"] == "left out"
+        ]
+        assert len(set(ejected)) < len(parts), ejected
+
+    drilling(tmp_path, drills, rate=RATE, seconds=SECONDS, relayed=True)
+
+
+def nothing() -> None:
+    """What happens is done by another."""
