@@ -159,7 +159,7 @@ def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode
     for node in left:
         assert body_of(node, "large")[-1:] == b"\3"
 
-    # Who is alive stays, who still has something goes only with force, and who was removed may come anew.
+    # Who is alive stays; who has something goes only with force; who was removed stays away until asked.
     asked = left[0]
     with pytest.raises(InvalidInput, match="is alive"):
         remove(asked, left[1])
@@ -171,6 +171,10 @@ def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode
     assert all(node.name in shown for node in left)
     assert holder.name not in shown
     assert body_of(left[1], "large")[:1] == b"\1"
+    ended = holder.holdfast("serve")
+    assert ended.returncode == 76
+    assert "was removed from the cluster" in ended.stderr
+    assert "may join again" in asked.holdfast("node", "remove", "--cancel", holder.name).stdout
     holder.start()
     wait_for_all(nodes)
     assert body_of(holder, "large")[:1] == b"\1"

@@ -17,7 +17,17 @@ from holdfast.cluster.members import (
     Sight,
 )
 from holdfast.cluster.presence import Presence
-from holdfast.cluster.rows import FORMAT, BeatRow, NodeRow, beat_row, decode, node_row
+from holdfast.cluster.rows import (
+    FORMAT,
+    BeatRow,
+    NodeRow,
+    RemovedRow,
+    beat_row,
+    decode,
+    encode,
+    node_row,
+    removed_row,
+)
 from holdfast.index.memory import MemoryIndex
 from holdfast.index.port import Outcome, Row, Transaction, Unknown
 from tests.kit.virtual import VirtualClock
@@ -160,6 +170,24 @@ async def test_two_machines_of_one_name_do_not_both_start() -> None:
     assert not two_.fenced
     for node in (one, two_):
         await node.presence.close()
+
+
+async def test_a_node_that_was_removed_does_not_come_back_by_itself() -> None:
+    index, clock, one, two_ = await two()
+    left = encode(RemovedRow(FORMAT, two_.uuid))
+    await index.commit([Transaction((), ((removed_row("n2"), left),), (node_row("n2"), beat_row("n2")))])
+    await clock.sleep(2)
+    assert "remove --cancel n2" in str(two_.fenced[0])
+    await two_.presence.close()
+    again = Node("n2", index, clock)
+    for attempt in (again.presence.check, again.presence.register):
+        with pytest.raises(Fenced, match="was removed"):
+            await attempt()
+    # Another machine takes the name, and is what is left to know.
+    other = Node("n2", index, clock, uuid="of another machine")
+    await other.presence.register()
+    assert await index.get([removed_row("n2")]) == [None]
+    await one.presence.close()
 
 
 async def test_a_node_that_was_removed_stops_and_says_why() -> None:

@@ -40,13 +40,14 @@ def drain(
 @app.command()
 def remove(
     name: NameArgument,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Let it join again.")] = False,
     force: ForceOption = False,
     data: DataOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Take a node that was stopped, or lost, out of the cluster."""
-    _command("remove", {"name": name, "force": _yes(force)}, data, config, json)
+    _command("remove", {"name": name, "cancel": _yes(cancel), "force": _yes(force)}, data, config, json)
 
 
 @cluster_app.command("status")

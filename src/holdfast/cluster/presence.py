@@ -19,11 +19,13 @@ from holdfast.cluster.rows import (
     NODES,
     BeatRow,
     NodeRow,
+    RemovedRow,
     all_of,
     beat_row,
     decode,
     encode,
     node_row,
+    removed_row,
     rows_of,
 )
 from holdfast.index.port import ABSENT, Committed, Conflict, Expect, Index, Row, Transaction
@@ -83,10 +85,12 @@ class Presence:
 
     async def check(self) -> None:
         """Raises Fenced when the name is another's. Changes nothing."""
-        (row,) = await self._index.get([node_row(self.name)])
-        self._judge(row)
+        row, removed = await self._index.get([node_row(self.name), removed_row(self.name)])
+        self._judge(row, removed)
 
-    def _judge(self, row: Row | None) -> NodeRow | None:
+    def _judge(self, row: Row | None, removed: Row | None) -> NodeRow | None:
+        if removed is not None and decode(RemovedRow, removed.value).uuid == self._uuid:
+            raise self._was_removed()
         found = decode(NodeRow, row.value) if row is not None else None
         if found is not None and found.uuid != self._uuid:
             where = f", at {found.peer}" if found.peer else ""
@@ -97,20 +101,30 @@ class Presence:
             )
         return found
 
+    def _was_removed(self) -> Fenced:
+        return Fenced(
+            f"Node {self.name} was removed from the cluster.",
+            hint="To take it back with what its stores hold, say on a node that runs "
+            f"`holdfast node remove --cancel {self.name}`, then start it; to begin anew, empty its data folder "
+            "and its stores.",
+        )
+
     async def register(self) -> None:
         """Be a member from now on, and the only process of this node. What an earlier one has under way ends
         with its fences (`cluster.fences`). Raises Fenced, Unavailable."""
-        key = node_row(self.name)
+        key, left = node_row(self.name), removed_row(self.name)
         for _ in range(TRIES):
-            (there,) = await self._index.get([key])
-            found = self._judge(there)
+            there, removed = await self._index.get([key, left])
+            found = self._judge(there, removed)
             if found is not None and found.boot == self.boot:
                 # An outcome that was not known, and is.
                 self._row, self._revision = found, _revision(there)
                 break
             row, began = self._describe(), self._clock.aging()
             puts = ((key, encode(row)), (beat_row(self.name), encode(self._beat())))
-            (outcome,) = await self._index.commit([Transaction((Expect(key, _revision(there)),), puts)])
+            expects = (Expect(key, _revision(there)), Expect(left, _revision(removed)))
+            deletes = (left,) if removed is not None else ()
+            (outcome,) = await self._index.commit([Transaction(expects, puts, deletes)])
             if isinstance(outcome, Committed):
                 self._row, self._begun = row, began
                 self._revision = outcome.revision
@@ -187,10 +201,7 @@ class Presence:
         """The row is not as we know it: written by a beat of ours whose outcome was unknown, or by others."""
         (row,) = await self._index.get([node_row(self.name)])
         if row is None:
-            raise Fenced(
-                f"Node {self.name} was removed from the cluster.",
-                hint="Start it again to have it join anew.",
-            )
+            raise self._was_removed()
         found = decode(NodeRow, row.value)
         if found.boot != self.boot:
             raise Fenced(f"Another process is node {self.name} now.", hint="Stop one of them.")

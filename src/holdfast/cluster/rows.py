@@ -23,6 +23,7 @@ STOPPING_ROW = b"stopping"
 NODES = b"node/"
 BEATS = b"beat/"
 FENCES = b"fence/"
+REMOVED = b"removed/"
 
 NODE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 """What a node's name looks like."""
@@ -36,6 +37,11 @@ def node_row(name: str) -> bytes:
 def beat_row(name: str) -> bytes:
     """The key of a node's beat."""
     return BEATS + name.encode()
+
+
+def removed_row(name: str) -> bytes:
+    """The key of what is left of a node that was removed."""
+    return REMOVED + name.encode()
 
 
 def fences_of(name: str) -> bytes:
@@ -134,15 +140,25 @@ class StoppingRow(Struct, frozen=True, array_like=True):
     count: int
 
 
-T = TypeVar("T", ClusterRow, NodeRow, BeatRow, FenceRow, StoppingRow)
+class RemovedRow(Struct, frozen=True, array_like=True):
+    """`removed/<name>`: the node with the data folder `uuid` was taken out of the cluster, and does not join
+    again by itself. Taken away by `node remove --cancel`, or by another node that takes the name."""
+
+    format: int
+    uuid: str
+
+
+ClusterRows = ClusterRow | NodeRow | BeatRow | FenceRow | StoppingRow | RemovedRow
+T = TypeVar("T", ClusterRow, NodeRow, BeatRow, FenceRow, StoppingRow, RemovedRow)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: Mapping[type, msgspec.msgpack.Decoder[object]] = {
-    kind: msgspec.msgpack.Decoder(kind) for kind in (ClusterRow, NodeRow, BeatRow, FenceRow, StoppingRow)
+    kind: msgspec.msgpack.Decoder(kind)
+    for kind in (ClusterRow, NodeRow, BeatRow, FenceRow, StoppingRow, RemovedRow)
 }
 
 
-def encode(row: ClusterRow | NodeRow | BeatRow | FenceRow | StoppingRow) -> bytes:
+def encode(row: ClusterRows) -> bytes:
     """A row as the index holds it."""
     return _encoder.encode(row)
 

@@ -13,7 +13,18 @@ from msgspec import Struct
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
-from holdfast.cluster.rows import all_of, beat_row, fences_of, node_row
+from holdfast.cluster.rows import (
+    FORMAT,
+    NodeRow,
+    RemovedRow,
+    all_of,
+    beat_row,
+    decode,
+    encode,
+    fences_of,
+    node_row,
+    removed_row,
+)
 from holdfast.cluster.stopping import Stopping
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction
 from holdfast.node.can_stop import (
@@ -153,9 +164,12 @@ class NodeCommands:
             )
         )
 
-    async def remove(self, name: str, *, forced: bool) -> Done:
-        """Take a node out of the cluster. Raises InvalidInput with what that would cost, Busy."""
+    async def remove(self, name: str, *, forced: bool, cancel: bool = False) -> Done:
+        """Take a node out of the cluster, or let one that was taken out join again. Raises InvalidInput with
+        what that would cost, Busy."""
         joining, keeper = self._cluster(), self._keeper
+        if cancel:
+            return await self._let_back(name)
         member = joining.members.get(name)
         if member is None:
             known = ", ".join(sorted(joining.members))
@@ -178,10 +192,24 @@ class NodeCommands:
             )
         await self._take_away(name, member.revision)
         self._tell(f"node {name} was removed")
-        sentences = [f"Node {name} is no longer part of the cluster."]
+        sentences = [
+            f"Node {name} is no longer part of the cluster, and does not join again by itself "
+            f"(`holdfast node remove --cancel {name}` allows it)."
+        ]
         if cost.shards:
             sentences += cost.once_gone("it")
         return Done(tuple(sentences))
+
+    async def _let_back(self, name: str) -> Done:
+        (row,) = await self._index.get([removed_row(name)])
+        if row is None:
+            raise InvalidInput(
+                f"No node {name!r} was removed.", hint="`holdfast node list` shows who is there."
+            )
+        (outcome,) = await self._index.commit([Transaction((Expect(row.key, row.revision),), (), (row.key,))])
+        if not isinstance(outcome, Committed):
+            raise Busy(f"Node {name} was changed at the same time.", hint="Try again.")
+        return Done((f"Node {name} may join again: start it.",))
 
     async def _take_away(self, name: str, revision: int) -> None:
         """Its rows go, its fences too, so that nothing that it had under way can land."""
@@ -191,8 +219,11 @@ class NodeCommands:
         if rows[0] is None or rows[0].revision != revision:
             raise changed
         gone = [row for row in [*rows, *fences] if isinstance(row, Row)]
+        left = RemovedRow(FORMAT, decode(NodeRow, rows[0].value).uuid)
         leave = Transaction(
-            tuple(Expect(row.key, row.revision) for row in gone), (), tuple(row.key for row in gone)
+            tuple(Expect(row.key, row.revision) for row in gone),
+            ((removed_row(name), encode(left)),),
+            tuple(row.key for row in gone),
         )
         (outcome,) = await self._index.commit([leave])
         if not isinstance(outcome, Committed):
@@ -233,7 +264,9 @@ class NodeCommands:
     async def _answer_remove(self, request: AdminRequest) -> AdminAnswer:
         asked = request.query
         try:
-            done = await self.remove(asked.get("name", ""), forced=bool(asked.get("force")))
+            done = await self.remove(
+                asked.get("name", ""), forced=bool(asked.get("force")), cancel=bool(asked.get("cancel"))
+            )
         except HoldfastError as error:
             return refused(error)
         return AdminAnswer(200, msgspec.json.encode(done))
