@@ -105,8 +105,8 @@ class Presence:
         return Fenced(
             f"Node {self.name} was removed from the cluster.",
             hint="To take it back with what its stores hold, say on a node that runs "
-            f"`holdfast node remove --cancel {self.name}`, then start it; to begin anew, empty its data folder "
-            "and its stores.",
+            f"`holdfast node remove --cancel {self.name}`, then start it; to begin anew, empty its data "
+            "folder and its stores.",
         )
 
     async def register(self) -> None:
