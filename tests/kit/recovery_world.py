@@ -4,10 +4,12 @@ snapshots beside them, and what recovery makes of it all.
 
 import asyncio
 from bisect import insort
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from holdfast.base.clock import Clock
+from holdfast.base.ids import StoreId
+from holdfast.base.randomness import Randomness
 from holdfast.chores.collect import Collect, Sweep
 from holdfast.chores.compact import Compact
 from holdfast.chores.rescheme import Waiting
@@ -29,6 +31,7 @@ from holdfast.recovery.relocating import Relocator
 from holdfast.recovery.scratch import Scratch
 from holdfast.recovery.surveying import Survey, survey
 from holdfast.scheme import Scheme
+from holdfast.stores.port import Store
 from tests.kit.kept import INCARNATION
 from tests.kit.objects import BUCKET, content
 from tests.kit.rig import Rig, build_rig
@@ -108,9 +111,15 @@ class Again:
 
 
 async def recover(rig: Rig) -> Again:
+    """What the stores of a node tell."""
+    return await recover_from(rig.attached, rig.randomness)
+
+
+async def recover_from(attached: Mapping[StoreId, Store], randomness: Randomness) -> Again:
+    """What these stores tell."""
     scratch = Scratch(None)
-    names = await find_names(rig.attached, PREFIX)
-    loaded = await load(rig.attached, names, newest_lineage(names, ""), scratch, lambda _: None)
+    names = await find_names(attached, PREFIX)
+    loaded = await load(attached, names, newest_lineage(names, ""), scratch, lambda _: None)
     revision = loaded.revision
 
     def following() -> int:
@@ -118,12 +127,12 @@ async def recover(rig: Rig) -> Again:
         revision += 1
         return revision
 
-    surveyed = await survey(rig.attached, scratch, loaded.window, following)
+    surveyed = await survey(attached, scratch, loaded.window, following)
     applied = Applied([], [], [], [])
-    young = await read_young(rig.attached, loaded, surveyed.nameless, surveyed.recent, applied)
-    relocator = Relocator(rig.attached, scratch, young, surveyed.lost, following)
+    young = await read_young(attached, loaded, surveyed.nameless, surveyed.recent, applied)
+    relocator = Relocator(attached, scratch, young, surveyed.lost, following)
     await relocator.run(applied)
-    applier = Applier(scratch, loaded, young, following, "us-east-1", rig.randomness, relocator.changed)
+    applier = Applier(scratch, loaded, young, following, "us-east-1", randomness, relocator.changed)
     applier.run(candidates(young, applied), applied)
     rows = MemoryRows("cd" * 16)
     for row in scratch.scan(b""):

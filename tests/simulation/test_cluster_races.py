@@ -7,9 +7,12 @@ import pytest
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, RequestId, shard_name
+from holdfast.objects import keys
 from holdfast.objects import model as m
+from holdfast.objects.rows import decode_head
 from holdfast.packs.rewrite_plan import Reason, Target
 from holdfast.packs.rows import decode_row
+from tests.kit.recovery_world import recover_from
 from tests.simulation.cluster_loop import run_pausable
 from tests.simulation.cluster_node import ClusterNode
 from tests.simulation.cluster_proofs import check_shards, until_kept, until_tidy, until_whole
@@ -267,5 +270,45 @@ def test_what_recovery_needs_is_whole_whoever_wrote_it() -> None:
         await put(world, 0, "last")
         await until_tidy(world)
         await until_kept(world)
+
+    in_cluster(scenario)
+
+
+def test_recovery_finds_what_was_begun_before_the_writer_of_the_journal_had_started() -> None:
+    async def scenario(world: ClusterWorld) -> None:
+        await put(world, 1, "before")
+        await world.clock.sleep(2.0)
+        there = holder(world, "journal")
+        writer = (there + 1) % 3
+        # Its shards are there and its commit is on its way; its process is stopped meanwhile.
+        world.service.hold_packs.append(55.0)
+        writing = world.loop.create_task(put(world, writer, "late", 100_000))
+        await until(world, 10, lambda: world.service.held == 1)
+        world.machines[writer].stop()
+        # Another process writes the journal now, one that has begun since; and much is committed.
+        await world.machines[there].crash()
+        await world.machines[there].start()
+        for number in range(12):
+            await put(world, there, f"k{number}")
+            await world.clock.sleep(1.0)
+        known = world.rows.revision
+        await until(
+            world, 36, lambda: any(node.keeping.journal.position.revision > known for node in world.nodes)
+        )
+        others = [machine for machine in world.machines if machine is not world.machines[writer]]
+        for machine in others:
+            machine.stop()  # the journal goes no further
+        assert world.service.held == 1
+        await until(world, 60, lambda: not world.service.held)
+        world.machines[writer].proceed()
+        etag = await writing
+        disks = {slot.memory.id: slot.memory for slot in world.slots}
+        found = await recover_from(disks, world.chance("recovery"))
+        assert found.loaded.revision < world.rows.revision, "the journal does not know of it"
+        head = found.rows.get(keys.head_row(BUCKET, b"late"))
+        assert head is not None, f"{found.applied.older} packs were left for older"
+        assert decode_head(head.value).current.etag == etag
+        for machine in others:
+            machine.proceed()
 
     in_cluster(scenario)
