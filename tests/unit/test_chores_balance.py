@@ -148,6 +148,16 @@ def test_a_plan_that_was_carried_out_does_not_begin_again() -> None:
     assert not cluster.balance().worth_beginning
 
 
+def test_a_pack_that_would_only_change_places_stays() -> None:
+    cluster = Cluster([100 * GIB] * 6)
+    stores = list(cluster.room)
+    places = tuple(Place(shard, stores[2 * shard], 1) for shard in range(3))
+    cluster.packs = [PackRow(Scheme(1, 2), 64 * MIB, 0, 64 * MIB, places)]
+    balance = cluster.balance()
+    assert balance.worth_beginning, "three stores hold all, three hold nothing"
+    assert cluster.carry_out(balance) == 0
+
+
 def test_a_handful_of_small_packs_is_not_worth_moving() -> None:
     chance = random.Random(3)
     cluster = Cluster([100 * GIB] * 7)

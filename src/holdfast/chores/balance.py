@@ -114,8 +114,12 @@ class Balance:
     def _taker(self, at: Mapping[int, StoreId], shard: int, size: int, needed: int) -> StoreId | None:
         """The emptiest store that may have this shard."""
         stores = set(at.values())
+        # Less than that is no gain: giver and taker would have changed places, and the next walk back again.
+        most = self._excess[at[shard]] - size * (1 + END_BELOW)
         takers = [
-            store for store, excess in self._excess.items() if excess <= -size / 2 and store not in stores
+            store
+            for store, excess in self._excess.items()
+            if excess <= -size / 2 and excess < most and store not in stores
         ]
         takers.sort(key=lambda store: self._excess[store] / max(1.0, self._wanted[store]))
         return next(
