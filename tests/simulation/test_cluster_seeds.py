@@ -10,7 +10,7 @@ import pytest
 
 from tests.simulation.cluster_run import run_cluster_seed
 
-SEEDS_BY_DEFAULT = 18
+SEEDS_BY_DEFAULT = 14
 
 
 def _seeds() -> list[int]:
