@@ -28,7 +28,9 @@ from holdfast.stores.port import (
     StoreFull,
     StoreOverdue,
 )
+from tests.kit.clouds import closing, cloud_store
 from tests.kit.peers import exported
+from tests.kit.s3 import serving
 from tests.kit.stores import NamedTemporaries
 
 T = 60.0
@@ -103,6 +105,15 @@ async def peer_of_directory(path: Path) -> AsyncIterator[Store]:
         yield peer
 
 
+@asynccontextmanager
+async def bucket_of_holdfast(path: Path) -> AsyncIterator[Store]:
+    """In a bucket that our own S3 serves."""
+    async with serving() as s3:
+        await s3.objects.create_bucket("bucket", None)
+        async with closing(cloud_store(s3.port, "bucket")) as store:
+            yield store
+
+
 def bare(store: Store) -> Store:
     return store
 
@@ -132,6 +143,7 @@ ADAPTERS = (
     peer_of_memory,
     peer_of_slow_memory,
     peer_of_directory,
+    bucket_of_holdfast,
 )
 
 
