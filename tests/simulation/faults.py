@@ -48,6 +48,7 @@ class DiskFault(Enum):
 
 AUDITS = 4
 PACKS_AUDITED = 6
+"""How often, and of how many packs at once, the audit looks while the index is in doubt."""
 
 PAIRWISE = "two disks swapped"
 """What it is called when two disks are in each other's places: two faults at once."""

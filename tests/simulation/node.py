@@ -39,7 +39,7 @@ from tests.simulation.parts import DoubtfulIndex, NotedIndex, Power
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-NOTE_EVERY_S = 5.0
+NOTE_EVERY_S = 1.0
 PATIENCE_S = 30.0
 """Runs last minutes: stores that are away are given up within them."""
 

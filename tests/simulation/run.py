@@ -40,6 +40,10 @@ LAYOUTS = (
 SCHEMES = {2: ("rs-4-2", "mirror-3", "rs-2-2", "rs-3-2"), 1: ("mirror-2", "rs-2-1", "rs-3-1", "mirror-3")}
 """By the losses that a bucket must bear: what operators change schemes to. All fit the fewest stores."""
 
+LONG_ONE_IN = 4
+"""One run of so many has several phases, so that what was left by one meets the next; the others are short.
+Four short ones cost as much as two long ones, and find more of what is planted (`mutants`)."""
+
 LONG_S = 45.0
 """Longer than there is patience for a store that is away, and than a spare waits."""
 
@@ -110,9 +114,13 @@ async def _run(seed: int) -> Finished:
         clients = await begin_clients(world, book)
         schemes = SCHEMES[settings.losses]
         operator = Operator(world, world.chance("operator"), BUCKETS, schemes, troubles.counts)
-        for phase in range(2 + plan.below(3)):
-            await _phase(world, troubles, clients, operator, plan, quiet=phase == 0 and plan.below(3) == 0)
-            await until_whole(world)
+        phases = 2 + plan.below(3) if plan.below(LONG_ONE_IN) == 0 else 1
+        restless = plan.below(5) == 0
+        for phase in range(phases):
+            quiet = phases > 1 and phase == 0 and plan.below(3) == 0
+            await _phase(world, troubles, clients, operator, plan, quiet=quiet, restless=restless)
+            if phase + 1 < phases:  # the last is proven with everything else
+                await until_whole(world)
             await until_kept(world)
         await operator.finish()
         strays, unowned = await _prove(world, book, troubles, clients[0])
@@ -157,8 +165,10 @@ async def _phase(
     plan: SeededRandomness,
     *,
     quiet: bool,
+    restless: bool,
 ) -> None:
-    """Clients work while things go wrong; when they are done, all is healed."""
+    """Clients work while things go wrong; when they are done, all is healed. The operator does something
+    now and then, or is `restless`."""
     requests = 8 + plan.below(25)
     length_s = 0.1 + 8.0 * plan.fraction() ** 2
     keys = SHARED_KEYS if plan.below(3) else SHARED_KEYS[:2]
@@ -171,7 +181,9 @@ async def _phase(
             slot.take_image()
     slots = world.slots_in_use()
     todo = []
-    if plan.below(3) == 0:
+    if restless:
+        todo.append(operator.work(3 + plan.below(6), length_s))
+    elif plan.below(3) == 0:
         todo.append(operator.work(1 + plan.below(3), length_s))
     if not quiet and plan.below(10) == 0:
         await asyncio.gather(
@@ -265,7 +277,6 @@ def _no_surprises(world: World) -> None:
 
 
 async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -> tuple[Strays, int]:
-    await until_tidy(world)
     for bucket in BUCKETS:
         names = set(SHARED_KEYS)
         names |= {key.partition("/")[2] for key in book.histories if key.startswith(f"{bucket}/")}

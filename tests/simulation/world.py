@@ -172,9 +172,9 @@ def _task_factory(
 ) -> asyncio.Task[T]:
     task = asyncio.Task(coroutine, loop=loop, **how)
     context: contextvars.Context | None = how.get("context")
-    if context is None:  # an empty one is false, and one all the same
-        context = contextvars.copy_context()
-    if (process := context.get(_process)) is not None:
+    # An empty context is false, and one all the same.
+    process = _process.get() if context is None else context.get(_process)
+    if process is not None:
         process.watch(task)
     return task
 
@@ -311,8 +311,8 @@ class World:
     async def stop(self) -> None:
         """The end of the run: no crash, only silence."""
         if self._process is not None:
-            assert self._node is not None
-            self._node.unplug()
+            if self._node is not None:  # else it failed in its start
+                self._node.unplug()
             await self._process.kill()
             self._process = self._node = None
 
