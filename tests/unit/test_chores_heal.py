@@ -17,6 +17,7 @@ from holdfast.chores.runner import ChoreRunner
 from holdfast.index.memory import MemoryIndex
 from holdfast.index.port import Transaction
 from holdfast.packs.errors import TooFewShardsAnswer
+from holdfast.packs.format import data_offset
 from holdfast.packs.model import PackRow, Place, debt_row, pack_row
 from holdfast.packs.quorum import Attempt
 from holdfast.packs.rewrite_plan import Reason, Target
@@ -203,6 +204,47 @@ async def test_healing_a_shard_reads_no_more_than_k_shards(harm: str, shard: int
     assert again <= (2.01 if harm == "flipped" else 1.01)
     assert await house.repair.step()
     assert house.healed == [pack]
+
+
+async def test_what_is_wrong_here_in_one_and_there_in_another_shard_is_put_together_stripe_by_stripe() -> (
+    None
+):
+    rig = build_rig(stores=7)
+    data = random.Random(4).randbytes(4_300_000)
+    written = await write(rig, RS, data)
+    known = await rig.packs.rows.fresh(written.extent.pack)
+    assert known.layout.stripes >= 5
+    for stripe, shard in enumerate((0, 1, 2, 4)):
+        at = known.places[shard]
+        medium, name = rig.memories[at.store], shard_name(known.pack, shard, at.attempt)
+        content = bytearray(medium.medium[name])
+        content[data_offset(known.layout.blocks) + known.layout.shard_offset(stripe) + 77] ^= 1
+        medium.spoil(name, bytes(content))
+    gone = known.places[5]
+    rig.memories[gone.store].spoil(shard_name(known.pack, 5, gone.attempt), None)
+    assert await rig.rewriter.rewrite(known.pack, Reason.HEAL, Target(bad=(5,))) is Rewritten.DONE
+    assert await rig.rewriter.rewrite(known.pack, Reason.HEAL, Target(bad=(0, 1, 2, 4))) is Rewritten.DONE
+    report = await rig.verifier.verify(await rig.packs.rows.fresh(known.pack))
+    assert report.state is PackHealth.WHOLE
+    assert await read_all(rig, [written.extent]) == data
+
+
+@pytest.mark.parametrize(("idle", "written", "proven"), [(True, 8, 8), (False, 1, 0)])
+async def test_packs_follow_each_other_only_while_no_client_is_there(
+    idle: bool, written: int, proven: int
+) -> None:
+    rig = build_rig()
+    packs = [(await write(rig, RS, bytes(9000))).extent.pack for _ in range(8)]
+    repair = Repair(
+        rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None, is_idle=lambda: idle
+    )
+    for pack in packs:
+        repair.report(pack, 1, "told")
+    await repair.step()
+    assert (repair.unproven, repair.waiting) == (written, 8)
+    await repair.step()
+    # While others wait to be written again, nothing is proven.
+    assert repair.waiting == 8 - proven
 
 
 async def test_shards_that_do_not_belong_to_each_other_are_put_right() -> None:

@@ -14,7 +14,7 @@ room, is found again by the next read, walk or scrub.
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, MutableMapping
 
 from holdfast.base.clock import Clock
@@ -44,6 +44,9 @@ REST_UNCHANGED_MAX_S = 3600.0
 
 WIDTH = 4
 """Packs at a time while no client is there; one whose shards are made again weighs about 10 MiB."""
+
+STEP_S = 0.5
+"""For so long packs follow each other in each place, as long as no client is there."""
 
 ANEW_WIDTH = 1
 """Of those, packs at a time that may have to be written in another scheme: they weigh about 40 MiB."""
@@ -202,34 +205,53 @@ class Repair:
 
     async def step(self) -> bool:
         """Write some packs again; when none is waiting, prove some, or try again what was put off."""
-        width = WIDTH if self._is_idle() else 1
-        batch: list[tuple[PackId, Wound]] = []
-        while len(batch) < width and (following := self._new.pop()) is not None:
-            batch.append(following)
-        if batch:
-            await self._side_by_side(batch, self._mend)
+        if len(self._new):
+            await self._side_by_side(self._new.pop, self._mend)
             return True
-        while self._unproven and len(batch) < width:
-            batch.append(self._unproven.popitem(last=False))
-        if batch:
-            await self._side_by_side(batch, self._prove)
+        if self._unproven:
+            await self._side_by_side(self._next_unproven, self._prove)
             return True
         now = self._clock.monotonic()
-        due = [pack for pack, wound in self._put_off.items() if wound.rest_until <= now][:width]
-        await self._side_by_side([(pack, self._put_off.pop(pack)) for pack in due], self._mend)
-        return bool(due)
+        due = deque(pack for pack, wound in self._put_off.items() if wound.rest_until <= now)
+
+        def next_due() -> tuple[PackId, Wound] | None:
+            while due and not len(self._new):
+                if (wound := self._put_off.pop(pack := due.popleft(), None)) is not None:
+                    return pack, wound
+            return None
+
+        there = bool(due)
+        await self._side_by_side(next_due, self._mend)
+        return there
+
+    def _next_unproven(self) -> tuple[PackId, Wound] | None:
+        # What has fewer shards than it was promised goes first.
+        return self._unproven.popitem(last=False) if self._unproven and not len(self._new) else None
 
     async def _side_by_side(
-        self, batch: list[tuple[PackId, Wound]], work: Callable[[PackId, Wound], Awaitable[None]]
+        self,
+        following: Callable[[], tuple[PackId, Wound] | None],
+        work: Callable[[PackId, Wound], Awaitable[None]],
     ) -> None:
-        """Raises what went wrong first, when all have ended."""
-        self._at_work.update(batch)
-        try:
-            ended = await asyncio.gather(*[work(*one) for one in batch], return_exceptions=True)
-        finally:
-            for pack, _ in batch:
-                self._at_work.pop(pack, None)
-        for error in ended:
+        """One pack, or, as long as no client is there and the step is young, one after the other in each of
+        `WIDTH` places. Raises what went wrong first, when all have ended; what has failed has no follower."""
+        until = self._clock.monotonic() + STEP_S
+        begun = 0
+
+        async def go_on() -> None:
+            nonlocal begun
+            while not begun or (self._is_idle() and self._clock.monotonic() < until):
+                if (one := following()) is None:
+                    return
+                begun += 1
+                pack, wound = one
+                self._at_work[pack] = wound
+                try:
+                    await work(pack, wound)
+                finally:
+                    self._at_work.pop(pack, None)
+
+        for error in await asyncio.gather(*[go_on() for _ in range(WIDTH)], return_exceptions=True):
             if isinstance(error, BaseException):
                 raise error
 

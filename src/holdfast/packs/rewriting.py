@@ -6,7 +6,7 @@ Readers that still follow the old row find a shard gone and look again. The new 
 from their media before the row moves; one that does not agree ends the rewrite with nothing changed.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from holdfast.index.port import Committed, Expect, Index, Transaction
 from holdfast.packs import codec
 from holdfast.packs.disposal import further_burial
 from holdfast.packs.errors import PackGone
+from holdfast.packs.layout import Layout
 from holdfast.packs.model import (
     DebtReason,
     DebtRow,
@@ -40,6 +41,9 @@ from holdfast.packs.writing import Encoded, Writer, encode
 from holdfast.scheme import Scheme
 from holdfast.stores.port import ShardUnreadable, Store, StoreFull
 from holdfast.topology import Topology
+
+STRIPES_AT_ONCE = 4
+"""Stripes that are read in one go: a MiB of a shard of four."""
 
 READ_BACK_BYTES = 1 << 20
 """Most bytes of a shard that one call reads back."""
@@ -184,30 +188,32 @@ class Rewriter:
         scheme = known.row.scheme
         units: dict[int, list[Buffer]] = {shard: [] for shard in plan.homes}
         copied = {shard for shard in plan.copied if known.places[shard].store in self._stores}
-        for stripe in range(known.layout.stripes):
-            unit = known.layout.unit_of(stripe)
+        for first, count in _groups(known.layout):
             for shard in list(copied):
                 try:
-                    units[shard].append(await self._copy(known, shard, stripe))
+                    units[shard].append(await self._copy(known, shard, first, count))
                 except HoldfastError:
                     copied.remove(shard)  # from here on it is made anew
             made = [shard for shard in plan.homes if shard not in copied]
             if made:
-                (data,) = await self._reader.stripes(known, stripe, 1, lost)
-                whole = bytes(data)
-                redundant = codec.parity(scheme, whole) if any(shard >= scheme.k for shard in made) else []
-                for shard in made:
-                    if shard < scheme.k:
-                        units[shard].append(memoryview(whole)[shard * unit : (shard + 1) * unit])
-                    else:
-                        units[shard].append(redundant[shard - scheme.k])
-            await self._clock.sleep(0)
+                unit = known.layout.unit_of(first)
+                for data in await self._reader.stripes(known, first, count, lost):
+                    whole = bytes(data)
+                    parity = codec.parity(scheme, whole) if any(shard >= scheme.k for shard in made) else []
+                    for shard in made:
+                        if shard < scheme.k:
+                            units[shard].append(memoryview(whole)[shard * unit : (shard + 1) * unit])
+                        else:
+                            units[shard].append(parity[shard - scheme.k])
+                    await self._clock.sleep(0)
+            else:
+                await self._clock.sleep(0)
         return Encoded(known.layout, units)
 
-    async def _copy(self, known: KnownPack, shard: int, stripe: int) -> Buffer:
-        """A shard's unit as it is where it lies, verified."""
-        first, count = known.layout.blocks_of(stripe)
-        return await self._reader.shard_blocks(known, shard, first, count)
+    async def _copy(self, known: KnownPack, shard: int, first: int, count: int) -> Buffer:
+        """A shard's units as they are where it lies, verified."""
+        block, blocks = known.layout.blocks_of(first)
+        return await self._reader.shard_blocks(known, shard, block, count * blocks)
 
     async def _carry_out(
         self, job: "_Job", encoded: Encoded, keep: tuple[Place, ...], full: set[StoreId]
@@ -308,6 +314,14 @@ class Rewriter:
     def _new_attempt(self) -> int:
         """An attempt number that was never used: 32 random bits, and the store refuses a name twice."""
         return self._randomness.below(2**32 - 1) + 1
+
+
+def _groups(layout: Layout) -> Iterator[tuple[int, int]]:
+    """Stripes to be read at once, as the first and how many: of the same size, so the last may be alone."""
+    for first in range(0, layout.full_stripes, STRIPES_AT_ONCE):
+        yield first, min(STRIPES_AT_ONCE, layout.full_stripes - first)
+    if layout.stripes > layout.full_stripes:
+        yield layout.full_stripes, 1
 
 
 class _Sources(NamedTuple):
