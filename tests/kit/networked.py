@@ -7,13 +7,18 @@ Call all of it in the client's namespace, as `drilling` does. Load, books and ta
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from unittest.mock import patch
 
 import msgspec
+from botocore import auth
 
 from holdfast.base.clock import SystemClock
 from holdfast.index.etcd.members import EtcdMember, address_of
@@ -21,7 +26,7 @@ from holdfast.node.status import Status
 from holdfast.node.verification import Broken, Started, Summary, decode_line
 from tests.kit.balancer import SECRET as BALANCER_SECRET
 from tests.kit.balancer import BalancerProcess
-from tests.kit.drill import LOOK_EVERY_S, Load, Outcome, is_redundant, show
+from tests.kit.drill import LOOK_EVERY_S, Ask, Load, Outcome, is_redundant, show
 from tests.kit.etcd import EtcdCluster, EtcdProcess
 from tests.kit.network import Network, Part, inside
 from tests.kit.process import NodeProcess
@@ -31,15 +36,19 @@ NODES = 3
 STORES = 2
 CLIENT_PORT = 9000
 PEER_PORT = 9100
+CLOCK_NAME = "clock"
 SIZES = (0, 1, 900, 4096, 20_000, 70_000, 300_000)
 """All small enough for a balancer to keep, so that none is a stream that dies with its node."""
 WITHIN_S = 120.0
 ANSWER_S = 60.0
 
 
-async def ask_at(host: str, port: int, method: str, target: str, body: bytes = b"") -> Answer:
-    """A signed request on a connection of its own."""
-    signed = sign(method, target, port, body=body, host=f"{host}:{port}")
+async def ask_at(
+    host: str, port: int, method: str, target: str, body: bytes = b"", *, ahead_s: float = 0.0
+) -> Answer:
+    """A signed request on a connection of its own; signed for a server whose clock is so much ahead."""
+    with patch.object(auth, "get_current_datetime", lambda: datetime.now(UTC) + timedelta(seconds=ahead_s)):
+        signed = sign(method, target, port, body=body, host=f"{host}:{port}")
     if body or method in {"PUT", "POST"}:
         signed.setdefault("Content-Length", str(len(body)))
     async with asyncio.timeout(ANSWER_S):
@@ -51,10 +60,31 @@ async def ask_at(host: str, port: int, method: str, target: str, body: bytes = b
             await let_go(writer)
 
 
-class NetworkedNode(NodeProcess):
-    """A node on its machine."""
+def set_clock(file: Path, seconds: float) -> None:
+    """What the process that looks at this file for its wall clock sees from now on."""
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(f"{seconds:+g}\n")
+    new.replace(file)
 
-    def __init__(self, home: Path, part: Part, index: str, environment: Mapping[str, str]) -> None:
+
+def clock_of(file: Path) -> dict[str, str]:
+    """The environment of a process whose wall clock, and nothing else, can be set."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    assert found, "drills of clocks need libfaketime: `.ci/tools` installs it"
+    set_clock(file, 0)
+    return {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+
+
+class NetworkedNode(NodeProcess):
+    """A node on its machine. With `clocks` its wall clock can be set."""
+
+    def __init__(self, home: Path, part: Part, index: str, *, clocks: bool) -> None:
         home.mkdir()
         (home / "secret").write_bytes(b"the secret of a cluster that lives for one drill")
         (home / "secret").chmod(0o600)
@@ -68,14 +98,26 @@ class NetworkedNode(NodeProcess):
             text += f'[[store]]\npath = "d{number}"\n'
         (home / "holdfast.toml").write_text(text)
         given = {"HOLDFAST_ACCESS_KEY_ID": ACCESS_KEY, "HOLDFAST_SECRET_ACCESS_KEY": SECRET_KEY}
-        given |= environment
+        given |= clock_of(home / CLOCK_NAME) if clocks else {}
         super().__init__(home, environment=given, port=CLIENT_PORT, prefix=part.prefix)
         self.part = part
         self.name = part.name
+        self.ahead_s = 0.0
 
     async def ask(self, method: str, target: str, body: bytes = b"", /) -> Answer:
-        """A request to this node and no other."""
-        return await ask_at(self.part.address, CLIENT_PORT, method, target, body)
+        """A request to this node and no other; again, as S3 clients do, when its clock is another one."""
+        for _ in range(3):
+            ahead_s = self.ahead_s
+            answer = await ask_at(self.part.address, CLIENT_PORT, method, target, body, ahead_s=ahead_s)
+            if answer.status != 403 or b"RequestTimeTooSkewed" not in answer.body:
+                return answer
+            its = parsedate_to_datetime(answer.headers["date"])
+            self.ahead_s = (its - datetime.now(UTC)).total_seconds()
+        return answer
+
+    def jump(self, seconds: float) -> None:
+        """Its wall clock is so far from the right time from now on."""
+        set_clock(self.home / CLOCK_NAME, seconds)
 
     async def look(self) -> Status:
         """Its status."""
@@ -88,15 +130,14 @@ class NetworkedNode(NodeProcess):
         return (await self.ask("GET", "/-/ready")).status == 200
 
 
-class Front:
-    """Both balancers, one after the other. A client of them, as `tests/kit/drill.py` takes one."""
+def in_turn(asked: Sequence[Ask]) -> Ask:
+    """One after the other, each request at one of them."""
+    turns = itertools.cycle(asked)
 
-    def __init__(self, balancers: Sequence[Part]) -> None:
-        self._turns = itertools.cycle(balancers)
+    def ask(method: str, target: str, body: bytes = b"", /) -> Awaitable[Answer]:
+        return next(turns)(method, target, body)
 
-    async def ask(self, method: str, target: str, body: bytes = b"", /) -> Answer:
-        """A request to one of them, once."""
-        return await ask_at(next(self._turns).address, CLIENT_PORT, method, target, body)
+    return ask
 
 
 class NetworkedCluster:
@@ -109,7 +150,7 @@ class NetworkedCluster:
         client: Part,
         *,
         relayed: bool = False,
-        environments: Sequence[Mapping[str, str]] = ({}, {}, {}),
+        clocks: bool = False,
     ) -> None:
         self._stack = ExitStack()
         self.network = network
@@ -130,7 +171,7 @@ class NetworkedCluster:
                 folder / f"n{number}",
                 network.part(f"n{number}", relayed=relayed),
                 address_of(members) + "/drill",
-                environments[number - 1],
+                clocks=clocks,
             )
             for number in range(1, NODES + 1)
         ]
@@ -141,7 +182,7 @@ class NetworkedCluster:
             BalancerProcess(folder / part.name, nodes, (), CLIENT_PORT, part.address, part.prefix)
             for part in doors
         ]
-        self.front = Front(doors)
+        self.front = in_turn([partial(ask_at, part.address, CLIENT_PORT) for part in doors])
 
     def __enter__(self) -> "NetworkedCluster":
         try:
@@ -174,14 +215,16 @@ def drilling(
     rate: float,
     seconds: float,
     relayed: bool = False,
-    environments: Sequence[Mapping[str, str]] = ({}, {}, {}),
+    clocks: bool = False,
 ) -> None:
     """A cluster under these drills. At the end every shard on every store is read, and the table is shown."""
     with Network() as network:
         client = network.part("client")
 
         async def run(cluster: NetworkedCluster) -> None:
-            drill = NetworkDrill(cluster, rate=rate, seconds=seconds, seed=folder.name)
+            # Balancers do not know what a node's clock says; clients that it told do.
+            ask = in_turn([node.ask for node in cluster.nodes]) if clocks else cluster.front
+            drill = NetworkDrill(cluster, rate=rate, seconds=seconds, seed=folder.name, ask=ask)
             await drill.begin()
             try:
                 await drills(drill)
@@ -192,9 +235,7 @@ def drilling(
                 show(drill.outcomes)
 
         def entered() -> None:
-            with NetworkedCluster(
-                folder, network, client, relayed=relayed, environments=environments
-            ) as cluster:
+            with NetworkedCluster(folder, network, client, relayed=relayed, clocks=clocks) as cluster:
                 asyncio.run(run(cluster))
 
         inside(client, entered)
@@ -209,9 +250,11 @@ def sees(status: Status, ready: int) -> bool:
 class NetworkDrill:
     """One cluster under load, one fault after the other."""
 
-    def __init__(self, cluster: NetworkedCluster, *, rate: float, seconds: float, seed: str) -> None:
+    def __init__(
+        self, cluster: NetworkedCluster, *, rate: float, seconds: float, seed: str, ask: Ask
+    ) -> None:
         self.cluster = cluster
-        self.load = Load(cluster.front.ask, rate=rate, seed=seed, sizes=SIZES)
+        self.load = Load(ask, rate=rate, seed=seed, sizes=SIZES)
         self.seconds = seconds
         self.clock = SystemClock()
         self.outcomes: list[Outcome] = []

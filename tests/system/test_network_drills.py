@@ -99,5 +99,34 @@ def test_packets_are_lost_late_and_doubled(tmp_path: Path) -> None:
     drilling(tmp_path, drills, rate=RATE, seconds=SECONDS, relayed=True)
 
 
+def test_clocks_jump(tmp_path: Path) -> None:
+    """Requests go to each node in turn, so that of two writes of a key the second often comes to the node
+    whose clock is behind that of the first."""
+
+    async def drills(drill: NetworkDrill) -> None:
+        _, two, three = drill.cluster.nodes
+
+        def jump() -> None:
+            two.jump(3600)
+            three.jump(-3600)
+
+        def jump_across() -> None:
+            two.jump(-3600)
+            three.jump(3600)
+
+        def right() -> None:
+            two.jump(0)
+            three.jump(0)
+
+        (await drill.run("25 clocks jump an hour either way", jump, jump_across)).check()
+        assert two.ahead_s < -3500
+        assert three.ahead_s > 3500
+        (await drill.run("25 clocks are set right", right, nothing)).check()
+        assert abs(two.ahead_s) < 100
+        assert abs(three.ahead_s) < 100
+
+    drilling(tmp_path, drills, rate=RATE, seconds=SECONDS, clocks=True)
+
+
 def nothing() -> None:
     """What happens is done by another."""
