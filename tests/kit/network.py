@@ -190,7 +190,7 @@ def inside(part: Namespace, function: Callable[[], Found]) -> Found:
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join()
     if raised:

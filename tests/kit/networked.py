@@ -39,7 +39,7 @@ PEER_PORT = 9100
 CLOCK_NAME = "clock"
 SIZES = (0, 1, 900, 4096, 20_000, 70_000, 300_000)
 """All small enough for a balancer to keep, so that none is a stream that dies with its node."""
-WITHIN_S = 120.0
+WITHIN_S = 300.0
 ANSWER_S = 60.0
 
 
@@ -241,10 +241,10 @@ def drilling(
         inside(client, entered)
 
 
-def sees(status: Status, ready: int) -> bool:
-    """Whether a node sees so many that are ready, and all of their stores well."""
-    well = sum(store.well for store in status.stores)
-    return sum(node.state == "ready" for node in status.nodes) == ready and well == ready * STORES
+def knows_all(status: Status) -> bool:
+    """Whether a node sees all nodes and their stores. These may sit out for a while when all is slow."""
+    ready = sum(node.state == "ready" for node in status.nodes)
+    return ready == NODES and len(status.stores) == NODES * STORES
 
 
 class NetworkDrill:
@@ -261,7 +261,7 @@ class NetworkDrill:
 
     async def begin(self) -> None:
         """Until all know each other, and there are objects."""
-        await self._until_all("all to know each other", lambda status: sees(status, NODES))
+        await self._until_all("all to know each other", knows_all)
         await self.load.begin()
 
     async def run(
@@ -331,7 +331,7 @@ class NetworkDrill:
     async def whole(self, name: str) -> None:
         """Until each node sees all others, and all is as it was promised."""
         await self._until_all(
-            f"all to be whole after {name}", lambda status: sees(status, NODES) and is_redundant(status)
+            f"all to be whole after {name}", lambda status: knows_all(status) and is_redundant(status)
         )
 
     async def read_back(self) -> list[str]:
