@@ -31,6 +31,8 @@ class BalancerProcess:
         port: int = 0,
         host: str = "127.0.0.1",
         prefix: Sequence[str] = (),
+        *,
+        seeds: Sequence[str] = (),
     ) -> None:
         self.home = home
         self._prefix = prefix
@@ -42,14 +44,16 @@ class BalancerProcess:
         self._reader: threading.Thread | None = None
         self._said: list[str] = []
         self.endpoint = ""
-        self.know(nodes)
+        self.know(nodes, seeds)
 
-    def know(self, nodes: Sequence[str]) -> None:
-        """Write its file: these are the nodes from now on."""
+    def know(self, nodes: Sequence[str], seeds: Sequence[str] = ()) -> None:
+        """Write its file: these are the nodes from now on, or those who tell of them."""
         named = ", ".join(node if node.startswith("{") else f'"{node}"' for node in nodes)
         top = [line for line in self._lines if not line.startswith("[")]
         tables = [line for line in self._lines if line.startswith("[")]
-        (self.home / "balance.toml").write_text("\n".join([f"nodes = [{named}]", *top, *tables]) + "\n")
+        asked = [f"seeds = {list(seeds)}"] if seeds else []
+        text = "\n".join([f"nodes = [{named}]", *asked, *top, *tables]) + "\n"
+        (self.home / "balance.toml").write_text(text)
 
     def __enter__(self) -> "BalancerProcess":
         self.start()

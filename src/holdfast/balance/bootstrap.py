@@ -37,6 +37,10 @@ class Files(NamedTuple):
         return self.directory / "certificate.json"
 
     @property
+    def view(self) -> Path:
+        return self.directory / "view.json"
+
+    @property
     def admin(self) -> Path:
         return self.directory / "admin.sock"
 

@@ -8,6 +8,7 @@ to nodes that are long gone.
 import asyncio
 import ctypes
 import importlib
+import platform
 import shutil
 import signal
 import sys
@@ -32,6 +33,11 @@ def find_envoy() -> Path:
         found = shutil.which("envoy")
         path = Path(found) if found else Path()
     if not path.is_file():
+        if platform.system() == "Linux" and platform.machine() not in ("x86_64", "AMD64"):
+            raise InvalidInput(
+                f"Envoy, which balances, is not installed, and pip has none for {platform.machine()}:",
+                hint="put the program envoy (1.38 or newer; Envoy's own releases have it) on the path.",
+            )
         raise InvalidInput(
             "Envoy, which balances, is not installed:",
             hint="pip install 'holdfast[balance]', or put the program envoy on the path.",

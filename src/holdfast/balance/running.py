@@ -16,6 +16,8 @@ from pathlib import Path
 from holdfast.balance.admin import Admin
 from holdfast.balance.bootstrap import bootstrap, resources
 from holdfast.balance.files import Folder
+from holdfast.balance.following import LOOK_EVERY_S as ASK_EVERY_S
+from holdfast.balance.following import Following
 from holdfast.balance.listener import LISTENER, certificate, listener
 from holdfast.balance.nodes_cluster import cluster, endpoints
 from holdfast.balance.process import EnvoyProcess, find_envoy
@@ -25,6 +27,7 @@ from holdfast.balance.status import endpoint_of, is_serving
 from holdfast.balance.view import View
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, InvalidInput, Unavailable
+from holdfast.base.randomness import Randomness
 
 LOOK_EVERY_S = 0.5
 START_S = 30.0
@@ -43,7 +46,7 @@ Tell = Callable[[str], None]
 class Balancer:
     """One balancer. Raises what stands in its way before anything is started."""
 
-    def __init__(self, path: Path, clock: Clock, tell: Tell) -> None:
+    def __init__(self, path: Path, clock: Clock, randomness: Randomness, tell: Tell) -> None:
         self._path = path
         self._clock = clock
         self._tell = tell
@@ -57,11 +60,13 @@ class Balancer:
         self._admin = Admin(self._folder.files.admin)
         self._resolver = Resolver(clock)
         self._told: dict[str, str] = {}
+        self._following = Following(self._folder.files.view, randomness, self._tell_once)
         self._envoy: EnvoyProcess | None = None
 
     async def run(self, stopping: asyncio.Event, on_ready: Callable[[str], None]) -> None:
         """Until `stopping`; `on_ready` is told the endpoint once clients are served. Raises Unavailable when
         Envoy cannot be brought to serve at all."""
+        await self._ask()
         await self._write()
         watching: asyncio.Task[None] | None = None
         try:
@@ -137,10 +142,15 @@ class Balancer:
 
     async def _follow(self) -> None:
         while True:
-            await self._clock.sleep(LOOK_EVERY_S)
+            await self._clock.sleep(ASK_EVERY_S if self._settings.seeds else LOOK_EVERY_S)
             self._look_at_file()
             self._look_at_certificate()
+            await self._ask()
             await self._write()
+
+    async def _ask(self) -> None:
+        if self._settings.seeds:
+            await self._following.look(self._settings.seeds, self._settings.secret)
 
     def _look_at_file(self) -> None:
         try:
@@ -179,14 +189,17 @@ class Balancer:
             self._told.pop("certificate", None)
 
     def _tell_once(self, subject: str, sentence: str) -> None:
-        if self._told.get(subject) != sentence:
+        """Say it, unless it was the last that was said of the subject. "" is for what is well again."""
+        if self._told.get(subject, "") != sentence:
             self._told[subject] = sentence
-            self._tell(sentence)
+            if sentence:
+                self._tell(sentence)
 
     async def _write(self) -> None:
         settings, folder = self._settings, self._folder
         files = folder.files
-        view: View = await self._resolver.resolve(settings.nodes)
+        known = self._following.view if settings.seeds else settings.nodes
+        view: View = await self._resolver.resolve(known)
         if unknown := self._resolver.unknown:
             self._tell_once("names", f"No address is known of {', '.join(unknown)}.")
         folder.write(files.bootstrap, bootstrap(settings, files))
@@ -270,11 +283,13 @@ def _check_port(settings: Settings) -> None:
             ) from None
 
 
-async def run_balancer(path: Path, clock: Clock, tell: Tell, on_ready: Callable[[str], None]) -> None:
+async def run_balancer(
+    path: Path, clock: Clock, randomness: Randomness, tell: Tell, on_ready: Callable[[str], None]
+) -> None:
     """Run one until SIGINT or SIGTERM, which drain; the second of them ends it at once. SIGHUP reads the file
     and opens the logs anew."""
     loop = asyncio.get_running_loop()
-    balancer = Balancer(path, clock, tell)
+    balancer = Balancer(path, clock, randomness, tell)
     stopping = asyncio.Event()
     asked_at = 0.0
     running = asyncio.current_task()

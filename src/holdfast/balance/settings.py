@@ -2,6 +2,7 @@
 
     listen = "0.0.0.0:9000"             where clients come
     nodes = ["10.0.0.1:9000", { address = "10.0.0.2:9000", region = "eu", zone = "b" }]
+    seeds = ["10.0.0.1:9000"]           instead of nodes: some of them, which are asked for all of them
     dir = "holdfast-balance"            what the balancer writes; one for each balancer
     secret = "..."                      what the nodes know it by: [balancer] secret in holdfast.toml
     region = "eu"                       where the balancer is: the nearest nodes first
@@ -22,6 +23,7 @@ Relative paths are relative to the file. A key that is not known is an error.
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -51,12 +53,14 @@ class Tls(Struct, frozen=True):
 class Settings(Struct, frozen=True, kw_only=True):
     """All a balancer needs to know. Paths are absolute; `access_log` is None for none, `threads` 0 for one
     for each processor. Without a secret nodes cannot tell a second try from a second request, so
-    that writes are sent again only if no node has seen them."""
+    that writes are sent again only if no node has seen them. There are `nodes`, or
+    `seeds` that tell of them."""
 
     listen_host: str
     listen_port: int
     nodes: View
     directory: Path
+    seeds: View = ()
     secret: str = ""
     region: str = ""
     zone: str = ""
@@ -83,6 +87,7 @@ class _Tls(Struct, frozen=True, forbid_unknown_fields=True):
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:9000"
     nodes: list[str | _Node] = []
+    seeds: list[str] = []
     dir: str = DIRECTORY_DEFAULT
     secret: str = ""
     region: str = ""
@@ -121,8 +126,18 @@ def settings_of(file: _File, here: Path) -> Settings:
         raise InvalidInput(
             "secret cannot be used:", hint="16 to 128 letters, digits, dashes and underscores."
         )
-    if not file.nodes:
-        raise InvalidInput("there are no nodes:", hint='say which, as nodes = ["10.0.0.1:9000"].')
+    if file.nodes and file.seeds:
+        raise InvalidInput("there are nodes and seeds:", hint="seeds tell of all nodes: leave nodes out.")
+    if not file.nodes and not file.seeds:
+        raise InvalidInput(
+            "there are no nodes:",
+            hint='say which, as nodes = ["10.0.0.1:9000"], or whom to ask, as seeds = ["10.0.0.1:9000"].',
+        )
+    if file.seeds and not file.secret:
+        raise InvalidInput(
+            "seeds are believed only with a secret:",
+            hint="`holdfast balance secret` prints it from the cluster's secret file.",
+        )
     for name, label in (("region", file.region), ("zone", file.zone)):
         if not _LABEL.match(label):
             raise InvalidInput(f"{name}: {label!r} is not a label:", hint='letters and digits, as "eu-1".')
@@ -142,7 +157,8 @@ def settings_of(file: _File, here: Path) -> Settings:
     return Settings(
         listen_host=host,
         listen_port=port,
-        nodes=_nodes(file.nodes),
+        nodes=_nodes("nodes", file.nodes),
+        seeds=_nodes("seeds", file.seeds),
         directory=directory,
         secret=file.secret,
         region=file.region,
@@ -157,7 +173,7 @@ def settings_of(file: _File, here: Path) -> Settings:
     )
 
 
-def _nodes(given: list[str | _Node]) -> View:
+def _nodes(table: str, given: Sequence[str | _Node]) -> View:
     endpoints = []
     for one in given:
         node = _Node(one) if isinstance(one, str) else one
@@ -167,7 +183,7 @@ def _nodes(given: list[str | _Node]) -> View:
         endpoints.append(Endpoint(host, port, node.address, node.region, node.zone))
     view = view_of(endpoints)
     if len(view) != len(endpoints):
-        raise InvalidInput("a node is named twice in nodes:", hint="name each once.")
+        raise InvalidInput(f"a node is named twice in {table}:", hint="name each once.")
     return view
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from holdfast.base.clock import SystemClock
+from holdfast.base.randomness import SystemRandomness
 from holdfast.cli.options import JsonOption
 
 app = typer.Typer(help="Run a balancer (Envoy) before the nodes, until Ctrl-C.", invoke_without_command=True)
@@ -24,7 +25,7 @@ def balance(context: typer.Context, config: BalanceOption = _DEFAULT) -> None:
     if context.invoked_subcommand is None:
         from holdfast.cli.balancing import balance_until_stopped
 
-        asyncio.run(balance_until_stopped(config, SystemClock()))
+        asyncio.run(balance_until_stopped(config, SystemClock(), SystemRandomness()))
 
 
 @app.command()
@@ -32,4 +33,16 @@ def status(context: typer.Context, config: BalanceOption = _DEFAULT, json: JsonO
     """Show how the running balancer sees the nodes."""
     from holdfast.cli.balancing import show_balancer
 
-    show_balancer(context.obj if config == _DEFAULT else config, as_json=json)
+    show_balancer(context.obj if config == _DEFAULT else config, SystemClock(), as_json=json)
+
+
+@app.command()
+def secret(
+    file: Annotated[
+        Path, typer.Argument(help="The file with the cluster's secret: secret_file of its nodes.")
+    ],
+) -> None:
+    """Print what nodes know balancers by, for balance.toml; made of the cluster's secret."""
+    from holdfast.cli.balancing import show_secret
+
+    show_secret(file)

@@ -8,16 +8,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.balance.bootstrap import Files
+from holdfast.balance.following import Kept, read_kept
 from holdfast.balance.running import run_balancer
 from holdfast.balance.settings import load_settings
 from holdfast.balance.status import BalancerStatus, read_status
 from holdfast.base.clock import Clock
+from holdfast.base.errors import Damaged
+from holdfast.base.randomness import Randomness
 from holdfast.cli.output import console, duration, show
+from holdfast.cluster.telling import balancer_secret
+from holdfast.node.config_cluster import read_secret_file
 
 _STYLES = {"ready": "green", "draining": "yellow", "not ready": "red", "left out": "red"}
 
 
-async def balance_until_stopped(path: Path, clock: Clock) -> None:
+async def balance_until_stopped(path: Path, clock: Clock, randomness: Randomness) -> None:
     """Run a balancer; return when it has stopped. Raises what stands in its way."""
     out = console()
 
@@ -27,18 +33,38 @@ async def balance_until_stopped(path: Path, clock: Clock) -> None:
     def ready(endpoint: str) -> None:
         show(out, Text(f"The balancer takes requests at {endpoint}\nCtrl-C drains and stops it."))
 
-    await run_balancer(path, clock, tell, ready)
+    await run_balancer(path, clock, randomness, tell, ready)
     show(out, "Stopped.")
 
 
-def show_balancer(path: Path, *, as_json: bool) -> None:
+def show_secret(file: Path) -> None:
+    """Print what nodes of the cluster with this secret know balancers by."""
+    typer.echo(balancer_secret(read_secret_file(file)))
+
+
+def show_balancer(path: Path, clock: Clock, *, as_json: bool) -> None:
     """Print how the balancer that runs with this file sees the nodes."""
     settings = load_settings(path)
     status = read_status(settings.directory, tls=settings.tls is not None)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(status)).decode())
     else:
-        show(console(), balancer_view(status, known=bool(settings.secret)))
+        view = balancer_view(status, known=bool(settings.secret))
+        if settings.seeds:
+            view = Group(view, Text(f"\n{_source(Files(settings.directory).view, clock)}"))
+        show(console(), view)
+
+
+def _source(path: Path, clock: Clock) -> str:
+    """Who told of the nodes, and how long ago."""
+    try:
+        kept: Kept | None = read_kept(path)
+        age_s = clock.wall() - path.stat().st_mtime if kept is not None else 0.0
+    except (Damaged, OSError) as error:
+        return f"Who told of the nodes is not known: {error}"
+    if kept is None:
+        return "No seed has told yet who the nodes are."
+    return f"Told by node {kept.told_by} at {kept.asked}, {duration(max(0, int(age_s)))} ago."
 
 
 def balancer_view(status: BalancerStatus, *, known: bool) -> RenderableType:

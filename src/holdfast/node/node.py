@@ -23,6 +23,7 @@ from holdfast.chores.fencing import graves_wait
 from holdfast.cluster.fences import NO_FENCES, OwnFences
 from holdfast.cluster.members import Changed
 from holdfast.cluster.others import ClusterOthers
+from holdfast.cluster.telling import balancer_secret
 from holdfast.health import StoreHealth
 from holdfast.health.events import Kind
 from holdfast.index.measured import MeasuredIndex
@@ -49,6 +50,7 @@ from holdfast.node.metrics_token import obtain_token
 from holdfast.node.report import make_status, node_statuses, other_statuses, store_statuses
 from holdfast.node.runtime import DataLock, Runtime
 from holdfast.node.status import NodeStatus, Promise, Status, StoreStatus
+from holdfast.node.telling import telling_routes
 from holdfast.node.verifying import Verifications
 from holdfast.node.watching import Watching
 from holdfast.objects.service import Objects
@@ -175,7 +177,7 @@ class Node:
             ),
             routes=self._routes(),
             observer=self._background.observing(watching.requests),
-            balancer_secret=config.balancer_secret,
+            balancer_secret=self._balancer_secret(),
         )
         self._metrics = Metrics(
             watching,
@@ -466,8 +468,15 @@ class Node:
         now = self._clock.monotonic()
         return node_statuses(joining.members.values(), joining.name, joining.is_ready, now)
 
+    def _balancer_secret(self) -> str:
+        """What balancers are known by: what the file says, else what the cluster's secret makes it."""
+        known = self._config.balancer_secret
+        return known or (balancer_secret(self._secret) if self._secret is not None else "")
+
     def _routes(self) -> Mapping[str, Route]:
+        telling = telling_routes(self.joining, self._balancer_secret()) if self.joining is not None else {}
         return {
+            **telling,
             "/-/live": Route(self._answer_live, signed=False),
             "/-/ready": Route(self._answer_ready, signed=False),
             "/-/status": Route(self._answer_status, signed=True),

@@ -16,7 +16,7 @@ import msgspec
 from holdfast.base.errors import Busy, InvalidInput
 from holdfast.base.randomness import Randomness
 from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
-from holdfast.cluster.secret import derive
+from holdfast.cluster.telling import balancer_secret
 from holdfast.up.layout import BALANCERS, ETCD_MEMBERS, HOST, NODES_MAX, Shape, files
 
 FILE_NAME = "cluster.json"
@@ -50,8 +50,7 @@ class Home:
             raise
 
     def _write(self) -> None:
-        known = derive(self.secret, b"", "holdfast balancer", 24).hex()
-        for file, text in files(self.shape, self.path, known).items():
+        for file, text in files(self.shape, self.path, balancer_secret(self.secret)).items():
             file.parent.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 _put(file, text.encode())

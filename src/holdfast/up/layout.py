@@ -82,8 +82,9 @@ def parts(shape: Shape, home: Path, etcd: str) -> tuple[Part, ...]:
     return tuple(made)
 
 
-def files(shape: Shape, home: Path, balancer_secret: str) -> dict[Path, str]:
-    """What is written in them. The secret of the cluster is in `secret`, which is not made here."""
+def files(shape: Shape, home: Path, known: str) -> dict[Path, str]:
+    """What is written in them. The secret of the cluster is in `secret`, which is not made here; `known` is
+    made of it, and what nodes know balancers by."""
     made: dict[Path, str] = {}
     stores = -(-STORES_MIN // shape.nodes) if shape.nodes < STORES_MIN else 1
     index = address_of(members(shape, home))
@@ -92,20 +93,16 @@ def files(shape: Shape, home: Path, balancer_secret: str) -> dict[Path, str]:
         labels = f'region = "{_region(shape, number)}"\nzone = "a"\n'
         text = (
             f'name = "{name}"\nhost = "{HOST}"\nport = {port}\nindex = "{index}"\n\n'
-            f'[cluster]\nsecret_file = "../../secret"\npeer = "{HOST}:{peer_port}"\n\n'
-            f'[balancer]\nsecret = "{balancer_secret}"\n'
+            f'[cluster]\nsecret_file = "../../secret"\npeer = "{HOST}:{peer_port}"\n'
         )
         for disk in range(1, max(stores, 2) + 1):
             text += f'\n[[store]]\nslot = "disk{disk}"\npath = "disk{disk}"\n{labels}'
         made[home / "nodes" / name / "holdfast.toml"] = text
-    nodes = ",\n".join(
-        f'    {{ address = "{HOST}:{port}", region = "{_region(shape, number)}", zone = "a" }}'
-        for number, (port, _) in enumerate(shape.node_ports, start=1)
-    )
+    seeds = ", ".join(f'"{HOST}:{port}"' for port, _ in shape.node_ports)
     for number, port in enumerate(shape.balancer_ports, start=1):
         made[home / "balancers" / f"b{number}" / "balance.toml"] = (
-            f'listen = "{HOST}:{port}"\nsecret = "{balancer_secret}"\nthreads = 1\nnotice = "1 s"\n'
-            f'drain = "10 s"\nnodes = [\n{nodes},\n]\n'
+            f'listen = "{HOST}:{port}"\nsecret = "{known}"\nthreads = 1\nnotice = "1 s"\n'
+            f'drain = "10 s"\nseeds = [{seeds}]\n'
         )
     return made
 

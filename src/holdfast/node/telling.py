@@ -1,0 +1,34 @@
+"""`/-/members`: what a node tells a balancer about all nodes.
+
+What must hold: nothing is told to who does not prove that it knows the balancers' secret; and a node that is
+cut off from the index, so that what it knows may be old, does not tell.
+"""
+
+from collections.abc import Mapping
+
+from holdfast.cluster.members import Member
+from holdfast.cluster.telling import FORMAT, MEMBERS_PATH, PROOF_HEADER, Told, ToldNode, answer, is_proven
+from holdfast.node.joining import Joining
+from holdfast.s3.face import AdminAnswer, AdminRequest, Route
+
+
+def told_node(member: Member) -> ToldNode:
+    """What a balancer needs to know of one."""
+    row = member.row
+    return ToldNode(member.name, row.client, row.region, row.zone, row.draining or row.stopping)
+
+
+def telling_routes(joining: Joining, secret: str) -> Mapping[str, Route]:
+    """The internal path of a node in a cluster."""
+
+    async def tell(request: AdminRequest) -> AdminAnswer:
+        nonce = request.query.get("nonce", "")
+        if not is_proven(secret, nonce, request.headers.get(PROOF_HEADER, "")):
+            return AdminAnswer(403, b'{"reason":"the secret of balancers is another"}')
+        if not joining.is_ready:
+            return AdminAnswer(503, b'{"reason":"the index does not answer"}')
+        nodes = tuple(told_node(joining.members[name]) for name in sorted(joining.members))
+        told = Told(FORMAT, joining.identity.cluster, joining.name, nodes)
+        return AdminAnswer(200, answer(secret, nonce, told))
+
+    return {MEMBERS_PATH: Route(tell, signed=False, methods=frozenset({"GET"}))}
