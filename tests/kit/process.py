@@ -27,6 +27,7 @@ from holdfast.cli.client import NodeClient
 from holdfast.node.config import Given, make_config
 from holdfast.node.credentials import Credentials, find
 from holdfast.node.status import Status
+from tests.kit import earlier as history
 
 PROGRAM = Path(sys.executable).with_name("holdfast")
 CLIENTS = Path(__file__).resolve().parents[2] / ".venv-clients" / "bin"
@@ -93,6 +94,7 @@ class NodeProcess:
         self._environment = dict(environment or {})
         self._port = port
         self._prefix = [*prefix, *program]
+        self._of_today = self._prefix
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._lines: list[str] = []
@@ -144,6 +146,14 @@ class NodeProcess:
             raise AssertionError(f"the node ended with {code} instead of serving:\n{self.output}")
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
+
+    def be(self, earlier: Path | None) -> None:
+        """From its next start on, run the source that `tests.kit.earlier` unpacked; None: today's."""
+        self._environment.pop("PYTHONPATH", None)
+        self._prefix = self._of_today
+        if earlier is not None:
+            self._environment["PYTHONPATH"] = str(earlier)
+            self._prefix = list(history.PROGRAM)
 
     def _drain(self) -> None:
         assert self._process is not None
