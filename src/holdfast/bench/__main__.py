@@ -4,7 +4,8 @@ Prints, for 4 KiB, 1 MiB and 64 MiB objects: requests a second, bytes a second, 
 node's peak memory. Every run is bounded in requests; the load generator runs on the same machine and
 says so. What is compared is measured in one run, side by side: the plain writes of `baseline` next to
 the PUTs, the degraded reads next to the healthy ones. `--only chores` runs `holdfast.bench.chores` alone,
-`--only peer` runs `holdfast.bench.peer`, `--only index` runs `holdfast.bench.index`.
+`--only peer` runs `holdfast.bench.peer`, `--only index` runs `holdfast.bench.index`, `--only cluster` runs
+`holdfast.bench.cluster`.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from rich.table import Table
 from holdfast.base.clock import Clock, SystemClock
 from holdfast.bench.baseline import write_plain
 from holdfast.bench.chores import measure_chores
+from holdfast.bench.cluster import measure_cluster
 from holdfast.bench.index import measure_index
 from holdfast.bench.load import Request, Sample, run_load
 from holdfast.bench.peer import measure_peer
@@ -48,6 +50,7 @@ SIZES = (
 )
 LISTED = 100_000
 WARM_S = 4.0
+PARTS = ("chores", "peer", "index", "cluster")
 
 
 class Bench:
@@ -237,7 +240,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="holdfast.bench", description="What a node does. All if not told otherwise."
     )
-    parser.add_argument("--only", choices=("chores", "peer", "index"), default="", help="that part alone")
+    parser.add_argument("--only", choices=PARTS, default="", help="that part alone")
     parser.add_argument("folder", nargs="?", type=Path, default=Path.cwd(), help="where to work")
     parser.add_argument("share", nargs="?", type=float, default=1.0, help="of the full counts: 0.5 is half")
     parser.add_argument("engines", nargs="*", help="more engines of the index to compare: postgres://...")
@@ -261,6 +264,8 @@ def main() -> None:
             uvloop.run(measure_peer(console, share))
         if only in {"", "index"}:
             uvloop.run(measure_index(console, folder, share, given.engines))
+        if only in {"", "cluster"}:
+            uvloop.run(measure_cluster(console, folder, share))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

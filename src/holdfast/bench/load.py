@@ -6,7 +6,7 @@ none. Bodies are counted, not kept.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from msgspec import Struct
@@ -15,6 +15,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Bug
 
 _CHUNK = 1 << 20
+GIVE_UP_S = 20.0
 
 
 class Request(Struct, frozen=True):
@@ -49,6 +50,13 @@ class Sample(Struct, frozen=True):
         return self.latencies[min(len(self.latencies) - 1, int(fraction * len(self.latencies)))]
 
 
+class Outcome(Struct):
+    """What clients saw who went on whatever came. Latencies in seconds, of what failed, too."""
+
+    latencies: list[float] = []
+    failures: list[str] = []
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._answer: asyncio.Future[tuple[int, int, bytes]] | None = None
@@ -75,6 +83,11 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionError("the node closed the connection"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another request can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
 
     async def send(self, request: Request) -> tuple[int, int, bytes]:
         """Status, body length and the first bytes of the body."""
@@ -116,7 +129,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def run_load(host: str, port: int, requests: Sequence[Request], width: int, clock: Clock) -> Sample:
+async def run_load(host: str, port: int, requests: Iterable[Request], width: int, clock: Clock) -> Sample:
     """Send all requests, `width` at a time; raises Bug on any answer that is not a success."""
     loop = asyncio.get_running_loop()
     waiting: Iterator[Request] = iter(requests)
@@ -143,3 +156,32 @@ async def run_load(host: str, port: int, requests: Sequence[Request], width: int
             group.create_task(drive())
     seconds = clock.monotonic() - began
     return Sample(seconds, tuple(sorted(latencies)), moved)
+
+
+async def run_through(
+    host: str, port: int, requests: Iterable[Request], outcome: Outcome, clock: Clock
+) -> None:
+    """One client, one request after the other, each sent once; it goes on after whatever fails, and connects
+    again where it was cut off. A request that has no answer after `GIVE_UP_S` has failed."""
+    loop = asyncio.get_running_loop()
+    connection: _Connection | None = None
+    for request in requests:
+        failure = ""
+        began = clock.monotonic()
+        try:
+            async with asyncio.timeout(GIVE_UP_S):
+                if connection is None or not connection.is_open:
+                    _, connection = await loop.create_connection(_Connection, host, port)
+                status, received, text = await connection.send(request)
+            if status not in (200, 204) or request.answer_bytes not in (None, received):
+                failure = f"status {status}, {received} bytes: {text!r}"
+        except (OSError, TimeoutError) as error:
+            failure = repr(error)
+            if connection is not None:
+                connection.close()
+                connection = None
+        outcome.latencies.append(clock.monotonic() - began)
+        if failure:
+            outcome.failures.append(f"{request.head.split(b' HTTP', 1)[0].decode()}: {failure}")
+    if connection is not None:
+        connection.close()
