@@ -6,6 +6,8 @@ connections, lets what is under way finish for a while, then closes what is left
 
 import asyncio
 import errno
+import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -86,10 +88,19 @@ class Server:
         assert self._shared is not None
         shared = self._shared
         try:
+            self._listen_first(self._server)
             await self._server.start_serving()
         except OSError as error:
             raise self._cannot_listen(error) from error
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(shared))
+
+    @staticmethod
+    def _listen_first(server: asyncio.AbstractServer) -> None:
+        """Of two that have bound the same port, the second that listens is refused. uvloop would not say so,
+        and serve nobody."""
+        for ours in cast(asyncio.Server, server).sockets if hasattr(server, "sockets") else ():
+            with socket.socket(fileno=os.dup(ours.fileno())) as same:
+                same.listen(_BACKLOG)
 
     async def _listen_tcp(self, make: Callable[[], Connection]) -> asyncio.AbstractServer:
         return await asyncio.get_running_loop().create_server(
