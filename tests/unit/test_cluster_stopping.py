@@ -6,9 +6,10 @@ import pytest
 
 from holdfast.base.errors import Unavailable
 from holdfast.cluster.members import Member, Sight
-from holdfast.cluster.rows import FORMAT, NodeRow
+from holdfast.cluster.rows import FORMAT, NodeRow, encode, node_row
 from holdfast.cluster.stopping import CLAIM_S, Stopping
 from holdfast.index.memory import Fault, MemoryIndex, Mishap
+from holdfast.index.port import Transaction
 from tests.kit.virtual import VirtualClock
 
 pytestmark = pytest.mark.virtual
@@ -53,6 +54,28 @@ async def test_the_word_goes_on_when_that_node_is_back_or_gone_or_never_stopped(
     assert await c.claim(MEMBERS) == "a", "it has asked again since"
     await clock.sleep(CLAIM_S + 1)
     assert await c.claim(MEMBERS) == ""
+
+
+async def test_a_restart_that_was_not_seen_yet_gives_nobody_else_the_word() -> None:
+    clock = VirtualClock()
+    index = MemoryIndex(clock)
+    now = MEMBERS | {"a": member("a", "2")}
+
+    async def register(name: str, boot: str) -> None:
+        row = encode(member(name, boot).row)
+        await index.commit([Transaction((), ((node_row(name), row),))])
+
+    await register("a", "1")
+    b = Stopping(index, clock, "b", "1")
+    assert await Stopping(index, clock, "a", "1").claim(MEMBERS) == ""
+    await register("a", "2")
+    assert await b.claim(MEMBERS) == "a", "that a was ready was said by the process that has stopped"
+
+    assert await Stopping(index, clock, "a", "2").claim(now) == ""
+    assert await b.claim(MEMBERS) == "a", "a was told so as the process that b has not seen yet"
+    assert await b.claim(now) == "a"
+    await register("a", "3")
+    assert await b.claim(MEMBERS | {"a": member("a", "3")}) == ""
 
 
 @pytest.mark.parametrize("landed", [True, False])
