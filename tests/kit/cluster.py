@@ -60,6 +60,13 @@ class TestCluster:
         running_server().run(f"CREATE DATABASE {self.database}")
         self.index = running_server().address(self.database)
 
+    @classmethod
+    def over(cls, folder: Path, index: str) -> "TestCluster":
+        """One whose index is at an address of the test's own."""
+        cluster = cls.__new__(cls)
+        cluster.folder, cluster.index = folder, index
+        return cluster
+
     def node(
         self, name: str, stores: int = 2, *, secret: bytes = SECRET, more: Mapping[str, str] | None = None
     ) -> ClusterNode:

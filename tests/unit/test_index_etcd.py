@@ -12,7 +12,7 @@ from holdfast.index.deciding import decide_batch
 from holdfast.index.etcd import planning, wire
 from holdfast.index.etcd.address import Address, parse_address
 from holdfast.index.etcd.feed import Grouping
-from holdfast.index.etcd.keeping import Sample, compact_to, judge_members
+from holdfast.index.etcd.keeping import Sample, compact_to, fullness, judge_members
 from holdfast.index.etcd.members import EtcdMember, address_of, command_line
 from holdfast.index.etcd.planning import Item, Plan, make_plan
 from holdfast.index.etcd.schema import (
@@ -257,6 +257,12 @@ def test_no_more_is_promised_than_members_showed() -> None:
         assert (survivable, [member.state for member in shown]) == (losses, states)
     learner = [*members, wire.Member(4, "m4", (), True)]
     assert judge_members(learner, [*cases[0][0], status(4, 1)], 1 << 30)[1] == 1
+
+
+def test_a_quota_that_is_nearly_used_up_is_told() -> None:
+    assert fullness([], 20 << 20) == ""
+    assert fullness([status(1, 1)], 20 << 20) == ""
+    assert "used 83 % of its quota of 12 MiB" in fullness([status(1, 1), status(2, 1)], 12 << 20)
 
 
 def test_addresses() -> None:

@@ -116,7 +116,8 @@ class MemberStatus(Struct, frozen=True):
 
 
 class IndexStatus(Struct, frozen=True):
-    """The index, for `holdfast status`. `losses_survivable` is how many members may still go."""
+    """The index, for `holdfast status`. `losses_survivable` is how many members may still go; `remark` is
+    what a person should look after before it stops the index."""
 
     state: IndexState
     engine: str
@@ -124,6 +125,7 @@ class IndexStatus(Struct, frozen=True):
     revision: int
     members: tuple[MemberStatus, ...]
     losses_survivable: int
+    remark: str = ""
 
 
 class Index(Protocol):

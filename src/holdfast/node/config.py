@@ -23,6 +23,7 @@ from holdfast.node.config_cluster import (
     fit_name,
     read_name,
 )
+from holdfast.node.config_index import EtcdSettings
 from holdfast.scheme import Scheme, parse_scheme
 from holdfast.stores.peer.tls import TlsFiles
 
@@ -92,7 +93,8 @@ class Config(Struct, frozen=True, kw_only=True):
 
     With an `index` that several nodes share there is a `cluster`, too. Then the stores here are not all there
     are: `scheme` is what buckets get if the cluster's stores allow, and `scheme_given` says that a person
-    chose it. `index_managed`: its provider sees to it that a failover loses nothing."""
+    chose it. `index_managed`: its provider sees to it that a failover loses nothing.
+    `etcd`: how it is met, if it is in etcd."""
 
     data: Path
     stores: tuple[StorePlace, ...]
@@ -110,6 +112,7 @@ class Config(Struct, frozen=True, kw_only=True):
     name: str = "node"
     index: IndexAddress | None = None
     index_managed: bool = False
+    etcd: EtcdSettings = EtcdSettings()
     cluster: ClusterSettings | None = None
     scheme_given: bool = True
     balancer_secret: str = ""
@@ -134,6 +137,7 @@ class Given(Struct, frozen=True, kw_only=True):
     name: str | None = None
     index: IndexAddress | None = None
     index_managed: bool | None = None
+    etcd: EtcdSettings | None = None
     cluster: ClusterSettings | None = None
     balancer_secret: str | None = None
 
@@ -173,6 +177,7 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         name=name,
         index=merged.index,
         index_managed=bool(merged.index_managed),
+        etcd=merged.etcd or EtcdSettings(),
         cluster=_placed(merged.cluster, here),
         balancer_secret=merged.balancer_secret or "",
         index_dirs=index_dirs,

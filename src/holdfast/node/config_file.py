@@ -20,6 +20,13 @@
     tls_key = "node.key"
     tls_authority = "ca.pem"
 
+    [etcd]                              for an index in etcd, and for `holdfast index copy` to one
+    authority = "etcd-ca.pem"           TLS: whom to believe
+    certificate = "node.pem"            both or none: who this node is
+    key = "node.key"
+    password_file = "etcd-password"     of the user that the index's address names
+    quota = "8 GiB"                     what etcd's members were started with
+
     [balancer]
     secret = "..."                      what balancers are known by: the same as in their balance.toml
 
@@ -99,6 +106,7 @@ from holdfast.node.config_cluster import (
     read_index,
     read_name,
 )
+from holdfast.node.config_index import QUOTA_BYTES_DEFAULT, QUOTA_BYTES_MIN, EtcdSettings
 from holdfast.scheme import K_MAX, M_MAX
 from holdfast.stores.peer.tls import TlsFiles
 
@@ -134,6 +142,7 @@ _TOP = (
     "index_managed",
     "cluster",
     "balancer",
+    "etcd",
 )
 _CLUSTER = (
     "secret_file",
@@ -146,6 +155,7 @@ _CLUSTER = (
 )
 _TLS = _CLUSTER[4:]
 _BALANCER = ("secret",)
+_ETCD = ("authority", "certificate", "key", "password_file", "quota")
 _LIMITS = ("memory", "requests", "reserve")
 _METRICS = ("open",)
 _LEDGER = ("canary",)
@@ -231,6 +241,7 @@ def _given(raw: Mapping[str, object], here: Path) -> Given:
         name=table.read("name", read_name, None),
         index=index,
         index_managed=table.read("index_managed", _yes_or_no, None),
+        etcd=_etcd(raw["etcd"], here) if "etcd" in raw else None,
         cluster=cluster,
         balancer_secret=_balancer(raw["balancer"]) if "balancer" in raw else None,
     )
@@ -261,6 +272,33 @@ def _cluster(raw: object, here: Path) -> ClusterSettings:
         if given
         else None,
     )
+
+
+def _etcd(raw: object, here: Path) -> EtcdSettings:
+    where: Where = ("etcd",)
+    table = _Table(raw, where, _ETCD)
+    files = {key: table.read(key, read_path, None) for key in _ETCD[:4]}
+    authority, certificate, key, password = (
+        None if path is None else here / path.expanduser() for path in files.values()
+    )
+    if (certificate is None) is not (key is None):
+        raise _Wrong(where, "certificate and key go together: say both, or none.")
+    if certificate is not None and authority is None:
+        raise _Wrong(where, 'certificates need whom to believe: add authority = "ca.pem".')
+    return EtcdSettings(
+        authority=authority,
+        certificate=certificate,
+        key=key,
+        password_file=password,
+        quota_bytes=table.read("quota", _quota, QUOTA_BYTES_DEFAULT),
+    )
+
+
+def _quota(value: object) -> int:
+    size = read_size(value)
+    if size < QUOTA_BYTES_MIN:
+        raise InvalidInput(f"{value!r} is too little:", hint='as "8 GiB", as etcd was started with.')
+    return size
 
 
 def _balancer(raw: object) -> str | None:

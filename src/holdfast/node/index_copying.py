@@ -120,9 +120,11 @@ class _Ends:
             case Engine.ETCD:
                 # Each engine's driver is loaded by those who use it.
                 from holdfast.index.etcd.moving import etcd_end
+                from holdfast.node.etcd_index import etcd_access
 
+                where, options = etcd_access(address.address, self._config.etcd)
                 end = await etcd_end(
-                    address.address, address.shown, clock=self._clock, randomness=self._randomness
+                    where, address.shown, clock=self._clock, randomness=self._randomness, options=options
                 )
             case Engine.POSTGRES:
                 from holdfast.index.postgres.moving import postgres_end

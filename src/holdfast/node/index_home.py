@@ -71,7 +71,7 @@ async def embedded_home(config: Config, keeper: Keeper, clock: Clock, randomness
 async def shared_home(config: Config, clock: Clock, randomness: Randomness) -> Home:
     """The index that the configuration names. Raises Unavailable, InvalidInput, Fenced."""
     assert config.index is not None
-    index = await open_shared(config.index, clock, randomness, managed=config.index_managed)
+    index = await open_shared(config.index, clock, randomness, managed=config.index_managed, etcd=config.etcd)
     return Home(index, Elsewhere())
 
 

@@ -12,6 +12,7 @@ from holdfast.base.errors import Unavailable
 from holdfast.base.randomness import Randomness
 from holdfast.index.port import Index, IndexStatus
 from holdfast.node.config_cluster import Engine, IndexAddress
+from holdfast.node.config_index import EtcdSettings
 
 TOLD_AFTER_S = 2.0
 """A person who starts a node wants to know what it waits for."""
@@ -20,7 +21,12 @@ _LOG = logging.getLogger("holdfast.node")
 
 
 async def open_shared(
-    address: IndexAddress, clock: Clock, randomness: Randomness, *, managed: bool = False
+    address: IndexAddress,
+    clock: Clock,
+    randomness: Randomness,
+    *,
+    managed: bool = False,
+    etcd: EtcdSettings | None = None,
 ) -> Index:
     """The index at `address`. Raises Unavailable, InvalidInput, Fenced."""
     waiting = asyncio.get_running_loop().call_later(
@@ -40,8 +46,10 @@ async def open_shared(
                 )
             case Engine.ETCD:
                 from holdfast.index.etcd import open_etcd
+                from holdfast.node.etcd_index import etcd_access
 
-                return await open_etcd(address.address, clock=clock, randomness=randomness)
+                where, options = etcd_access(address.address, etcd or EtcdSettings())
+                return await open_etcd(where, clock=clock, randomness=randomness, options=options)
     except Unavailable as error:
         raise Unavailable(
             f"The index at {address.shown} cannot be reached. {error.message}", hint=error.hint, **error.facts

@@ -250,6 +250,8 @@ def judge(
     if behind:
         state = NodeState.DEGRADED
         sentences.append(f"The index does without {len(behind)} of {len(log)} members: {', '.join(behind)}.")
+    if index.remark:
+        sentences.append(index.remark)
     if wrong := [store for store in stores if store.wrong_blocks]:
         total = sum(store.wrong_blocks for store in wrong)
         sentences.append(f"{total} wrong blocks were found on {_slots(wrong)} and corrected from others.")

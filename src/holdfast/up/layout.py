@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from holdfast.index.etcd.members import EtcdMember, address_of, command_line
+from holdfast.index.etcd.members import QUOTA_BYTES, EtcdMember, address_of, command_line
 
 ETCD_MEMBERS = 3
 BALANCERS = 2
@@ -94,6 +94,7 @@ def files(shape: Shape, home: Path, known: str) -> dict[Path, str]:
         text = (
             f'name = "{name}"\nhost = "{HOST}"\nport = {port}\nindex = "{index}"\n\n'
             f'[cluster]\nsecret_file = "../../secret"\npeer = "{HOST}:{peer_port}"\n'
+            f'\n[etcd]\nquota = "{QUOTA_BYTES >> 30} GiB"\n'
         )
         for disk in range(1, max(stores, 2) + 1):
             text += f'\n[[store]]\nslot = "disk{disk}"\npath = "disk{disk}"\n{labels}'

@@ -172,6 +172,7 @@ class EtcdIndex:
             self._revision,
             tuple(self._keeper.members),
             self._keeper.losses,
+            self._keeper.remark,
         )
 
     async def close(self) -> None:

@@ -22,6 +22,9 @@ SAMPLE_EVERY_S = 60.0
 LANE_KEPT_S = 3600.0
 APPLIED_LAG_MAX = 10_000
 WASTE_BYTES_MIN = 256 << 20
+FULL_FROM = 0.8
+"""The share of its quota from which on etcd wants looking after."""
+
 _ASK_TIMEOUT_S = 1.0
 _LOOK_PATIENCE_S = 2.0
 
@@ -79,6 +82,19 @@ def judge_members(
     return shown, max(0, current - (voters // 2 + 1))
 
 
+def fullness(answers: list[wire.ServerStatus], quota_bytes: int) -> str:
+    """What to say when etcd is about to have used up its quota: then it takes no more changes. Pure."""
+    fullest = max(answers, key=lambda one: one.bytes_stored, default=None)
+    if fullest is None or fullest.bytes_stored < FULL_FROM * quota_bytes:
+        return ""
+    todo = "Defragment its members" if waste(fullest) else "Start its members with a larger quota"
+    percent = 100 * fullest.bytes_stored // quota_bytes
+    return (
+        f"etcd has used {percent} % of its quota of {quota_bytes >> 20} MiB, and takes no changes once "
+        f"that is full. {todo}."
+    )
+
+
 def waste(status: wire.ServerStatus) -> bool:
     """Whether giving space back is worth the pause it takes."""
     free = status.bytes_stored - status.bytes_in_use
@@ -86,7 +102,7 @@ def waste(status: wire.ServerStatus) -> bool:
 
 
 class Keeper:
-    """Looks once in a while. `members` and `losses` are what was seen last."""
+    """Looks once in a while. `members`, `losses` and `remark` are what was seen last."""
 
     def __init__(
         self,
@@ -113,6 +129,7 @@ class Keeper:
         self._lanes_seen: dict[bytes, Sample] = {}
         self.members: list[MemberStatus] = []
         self.losses = 0
+        self.remark = ""
 
     async def look(self) -> int:
         """Ask who is there; the newest revision of etcd with a commit. Raises Unavailable, Fenced."""
@@ -141,11 +158,13 @@ class Keeper:
         members = members or next((members for _, members in found if members), [])
         if members:
             self.members, self.losses = judge_members(members, answers, self._quota_bytes)
+            self.remark = fullness(answers, self._quota_bytes)
         else:
             self.members = [
                 MemberStatus(one.name, "out", one.last_error) for one in self._connections.endpoints
             ]
             self.losses = 0
+            self.remark = ""
 
     async def _ask(self, endpoint: Endpoint) -> tuple[wire.ServerStatus | None, list[wire.Member]]:
         """What one member says of itself, and of all."""
