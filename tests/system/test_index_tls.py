@@ -1,7 +1,8 @@
-"""A node over an etcd that speaks TLS only, asks for certificates, and knows users with passwords."""
+"""A node over an etcd or a PostgreSQL that speaks TLS only, and asks for certificates and passwords."""
 
 import base64
 import json
+import os
 import shutil
 import ssl
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from tests.kit.cluster import TestCluster
 from tests.kit.etcd import EtcdCluster, etcd_cluster
+from tests.kit.postgres import postgres_server
 from tests.kit.process import run_holdfast, wait_until
 
 TLS = Path(__file__).parents[1] / "kit" / "tls"
@@ -109,3 +111,36 @@ def test_a_node_meets_an_etcd_that_asks_who_it_is(tmp_path: Path, etcd: EtcdClus
         assert PASSWORD not in node.output
         assert node.holdfast("status").returncode == 0
         assert node.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_node_meets_a_postgresql_that_asks_for_certificates(tmp_path: Path) -> None:
+    with postgres_server() as server:
+        server.stop()
+        data = server.folder / "data"
+        for name, source in (("authority.pem", AUTHORITY), ("member.pem", MEMBER)):
+            shutil.copy(source, data / name)
+            (data / name).chmod(0o600)
+            owner = data.stat()
+            os.chown(data / name, owner.st_uid, owner.st_gid)
+        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n")
+        server.start(
+            ssl="on", ssl_cert_file="member.pem", ssl_key_file="member.pem", ssl_ca_file="authority.pem"
+        )
+        mine = tmp_path / "me.pem"
+        shutil.copy(MEMBER, mine)
+        mine.chmod(0o600)
+        address = (
+            f"{server.address()}?sslmode=verify-full&sslrootcert={AUTHORITY}&sslcert={mine}&sslkey={mine}"
+        )
+        # Who shows no certificate is told, and does not serve.
+        bare = TestCluster.over(tmp_path, f"{server.address()}?sslmode=verify-full&sslrootcert={AUTHORITY}")
+        refused = run_holdfast("serve", "--port", "0", cwd=bare.node("n0").home)
+        assert refused.returncode == 64, refused.stderr
+        assert "PostgreSQL refuses" in refused.stderr
+        with TestCluster.over(tmp_path, address).node("n1", 3) as node:
+            node.s3().create_bucket(Bucket="bucket")
+            node.s3().put_object(Bucket="bucket", Key="key", Body=b"x" * 1000)
+            assert node.s3().get_object(Bucket="bucket", Key="key")["Body"].read() == b"x" * 1000
+            assert "sslkey" not in node.output
+            assert node.stop() == 0
