@@ -43,6 +43,11 @@ def test_status_without_a_node(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No node is running on" in said(capsys)
 
 
+def test_cluster_status_without_a_node(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cluster", "status"]) == 69
+    assert "No node is running on" in said(capsys)
+
+
 def test_verify_without_a_node(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", "--json"]) == 69
     assert "holdfast serve" in said(capsys)

@@ -28,8 +28,10 @@ def show_nodes(config: Config, clock: Clock, *, as_json: bool) -> None:
 
 
 def show_cluster(config: Config, clock: Clock, *, as_json: bool, watch: bool) -> None:
-    """Print the status, of a cluster. Raises InvalidInput where there is but one node."""
+    """Print the status, of a cluster. Raises InvalidInput where there is but one node, Unavailable where
+    there is none."""
     if config.cluster is None:
+        NodeClient(config, clock)  # a folder without a node says nothing about clusters
         raise InvalidInput(
             "This node is alone: its index is embedded.", hint="`holdfast status` shows how it is."
         )
