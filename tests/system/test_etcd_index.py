@@ -79,6 +79,21 @@ async def test_whatever_the_connection_is_cut_at_the_answer_is_the_truth() -> No
         assert [change.puts[0][1] for change in feed] == [b"%d" % n for n in range(1, written + 1)]
 
 
+async def test_opened_again_it_shows_no_less_than_was_seen_before() -> None:
+    """A node compares it at the start with what its stores have seen, before anything is committed."""
+    address = running_etcd().address()
+    unwatched = EtcdOptions(patience_s=60.0, status_every_s=3600.0, lanes=1)
+    async with opened(address, unwatched) as index:
+        for n in range(3):
+            outcomes = await index.commit([Transaction((), ((b"%d-%d" % (n, m), b"x"),)) for m in range(4)])
+            assert all(isinstance(outcome, Committed) for outcome in outcomes)
+        seen = index.status().revision
+    again = await open_etcd(address, clock=SystemClock(), randomness=SystemRandomness(), options=unwatched)
+    shown = again.status().revision  # before its watch had a turn
+    await again.close()
+    assert shown >= seen
+
+
 async def test_two_nodes_commit_side_by_side_and_follow_each_other() -> None:
     address = running_etcd().address()
     async with opened(address) as one, opened(address) as other:

@@ -20,7 +20,7 @@ from holdfast.index.etcd.address import parse_address
 from holdfast.index.etcd.committing import Committer
 from holdfast.index.etcd.connections import Connections, Tls
 from holdfast.index.etcd.feed import Feed
-from holdfast.index.etcd.keeping import Keeper
+from holdfast.index.etcd.keeping import Keeper, newest_commit
 from holdfast.index.etcd.lane import Lane
 from holdfast.index.etcd.leasing import EtcdLeases
 from holdfast.index.etcd.opening import found_or_open
@@ -71,16 +71,19 @@ class EtcdIndex:
         randomness: Randomness,
         options: EtcdOptions,
         *,
+        newest: int | None = None,
         lasting: bool = True,
     ) -> None:
-        """With `lasting`, it watches over etcd, and closes the connections with itself."""
+        """With `lasting`, it watches over etcd, and closes the connections with itself. `newest` is etcd's
+        revision of the newest commit, where that is known."""
         self._connections = connections
         self._lasting = lasting
         self._known = known
         self._clock = clock
         self._options = options
         self._revisions = Revisions(known.meta.base)
-        self._revision = self._revisions.port(known.modified)
+        # The last place of what is there: whoever opens it next to the last who committed shows no less.
+        self._revision = self._revisions.port((newest or known.modified) + 1) - 1
         self._state = IndexState.SERVING
         self._fence: Fenced | None = None
         self._closed = False
@@ -235,7 +238,8 @@ async def open_etcd(
     keys = Keys(parsed.namespace)
     try:
         known = await found_or_open(connections, keys, randomness)
+        newest = await newest_commit(connections, keys, known)
     except BaseException:
         await connections.close()
         raise
-    return EtcdIndex(connections, keys, known, clock, randomness, options)
+    return EtcdIndex(connections, keys, known, clock, randomness, options, newest=newest)
