@@ -249,3 +249,19 @@ async def test_what_a_lost_region_cost_is_paid_when_it_is_back(scheme: Scheme) -
         homes = [at.store for at in known.row.places]
         assert survives_any_region(topology, homes, known.layout.real_data_shards)
         assert (await rig.index.get((debt_row(pack),)))[0] is None
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("scheme", [Scheme(1, 1), Scheme(1, 2)])
+async def test_a_region_that_hangs_does_not_take_the_other_with_it(scheme: Scheme) -> None:
+    rig = build_rig(6)
+    rig.topology = Topology(
+        Location(store, region=f"r{number // 3}", host=f"h{number}", device=f"d{number}")
+        for number, store in enumerate(rig.stores)
+    )
+    for store in rig.stores[3:]:
+        rig.scripts[store].delay_s = (60.0, 60.0)
+    for _ in range(5):
+        written = await write(rig, scheme, bytes(100_000))
+        known = await rig.packs.rows.fresh(written.extent.pack)
+        assert {at.store for at in known.row.places} <= set(rig.stores[:3])

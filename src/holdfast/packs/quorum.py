@@ -225,7 +225,8 @@ class WriteRound:
         elif overdue and len(self.durable) >= self._stores_min:
             self._give_up(Verdict.RETRY, erred | {attempt.store for attempt in self._pending})
         elif not self._pending or now > self._started + PATIENCE_S:
-            self._give_up(Verdict.FAIL, erred)
+            # Without those that did not answer, too: the others are not to be done without as well.
+            self._give_up(Verdict.FAIL, erred | {attempt.store for attempt in self._pending})
 
     def _give_up(self, verdict: Verdict, exclude: set[StoreId]) -> None:
         self.verdict = verdict
