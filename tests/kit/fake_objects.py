@@ -99,6 +99,7 @@ class FakeObjects:
         self._keys(put.bucket)
         self._check_write(put.bucket, put.key, put.conditions)
         data, etag, checksum = await _take(put.body, put.body.algorithm or ChecksumAlgorithm.CRC64NVME)
+        self._check_write(put.bucket, put.key, put.conditions)
         return self._store(
             put.bucket, put.key, data, etag, checksum, put.headers, put.metadata, put.storage_class
         )

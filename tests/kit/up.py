@@ -103,7 +103,7 @@ class UpProcess:
         os.kill(before.pid, number)
         wait_until(f"{name} to be started again", lambda: self.parts()[name].starts > before.starts)
         path = "/-/balancer" if name.startswith("b") else "/-/ready"
-        wait_until(f"{name} to be up", lambda: _is_up(self.parts()[name].endpoint + path))
+        wait_until(f"{name} to be up", lambda: is_up(self.parts()[name].endpoint + path))
 
     def clients(self) -> list[Any]:
         """A boto3 client for each balancer, that tries everything once."""
@@ -121,7 +121,8 @@ class UpProcess:
         ]
 
 
-def _is_up(url: str) -> bool:
+def is_up(url: str) -> bool:
+    """Whether it answers, and well."""
     with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
         return bool(answer.status == 200)
     return False
