@@ -5,8 +5,12 @@ request is an interval between two ticks of one counter; `check` looks for an or
 respects the intervals and explains every answer (linearizability, Herlihy and Wing 1990; found just in
 time, request by request, as in Lowe, "Testing for linearizability", 2017). What was acknowledged has to be
 in that order exactly once; what failed or met a crash may be in it once, or never.
+
+Of two ways to one state, the one that used fewer of the requests that need not happen can do all that the
+other can. Only that one is followed: requests in doubt cost their number, not the number of their subsets.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
@@ -100,6 +104,7 @@ def check(ops: Iterable[Op], etags: Etags) -> None:
         [(op.began, 0, op.number) for op in ops]
         + [(op.ended, 1, op.number) for op in ops if op.ended is not None]
     )
+    optional = frozenset(op.number for op in ops if op.optional)
     pending: dict[int, Op] = {}
     configs: set[_Config] = {(None, frozenset())}
     for _, is_end, number in moments:
@@ -110,11 +115,11 @@ def check(ops: Iterable[Op], etags: Etags) -> None:
                 configs = {_read(config, {number: op}, etags) for config in configs}
             continue
         if op.optional:
-            configs |= _reachable(configs, pending, number, etags)
+            configs |= _reachable(configs, pending, number, etags, optional)
         else:
-            configs = _reachable(configs, pending, number, etags)
+            configs = _reachable(configs, pending, number, etags, optional)
         del pending[number]
-        configs = {(state, done - {number}) for state, done in configs}
+        configs = _frugal({(state, done - {number}) for state, done in configs}, optional)
         if not configs:
             raise Impossible(_explain(op, ops))
 
@@ -126,15 +131,17 @@ def _read(config: _Config, reads: Mapping[int, Op], etags: Etags) -> _Config:
     return (state, done | seen) if seen else config
 
 
-def _reachable(configs: set[_Config], pending: Mapping[int, Op], wanted: int, etags: Etags) -> set[_Config]:
+def _reachable(
+    configs: set[_Config], pending: Mapping[int, Op], wanted: int, etags: Etags, optional: frozenset[int]
+) -> set[_Config]:
     """All that can be by the time `wanted` is done."""
     reads = {number: op for number, op in pending.items() if not op.writes}
     writes = {number: op for number, op in pending.items() if op.writes}
-    seen = set(configs)
-    stack = list(configs)
+    frugal = _Frugal(optional)
+    queue = deque(config for config in sorted(configs, key=lambda one: len(one[1])) if frugal.takes(config))
     reached: set[_Config] = set()
-    while stack:
-        config = stack.pop()
+    while queue:
+        config = queue.popleft()
         state, done = config
         if wanted in done:
             reached.add(config)
@@ -142,10 +149,33 @@ def _reachable(configs: set[_Config], pending: Mapping[int, Op], wanted: int, et
         for number, op in writes.items():
             if number not in done and holds(op.need, state, etags):
                 after = _read((op.leaves, done | {number}), reads, etags)
-                if after not in seen:
-                    seen.add(after)
-                    stack.append(after)
+                if frugal.takes(after):
+                    queue.append(after)
     return reached
+
+
+class _Frugal:
+    """Knows the ways that were taken, and refuses those that can do no more than one of them. What has to
+    happen is compared as it is; of what need not, less is better."""
+
+    def __init__(self, optional: frozenset[int]) -> None:
+        self._optional = optional
+        self._taken: dict[_Config, list[frozenset[int]]] = {}
+
+    def takes(self, config: _Config) -> bool:
+        """Whether this way is worth following."""
+        state, done = config
+        used = done & self._optional
+        taken = self._taken.setdefault((state, done - used), [])
+        if any(less <= used for less in taken):
+            return False
+        taken.append(used)
+        return True
+
+
+def _frugal(configs: set[_Config], optional: frozenset[int]) -> set[_Config]:
+    frugal = _Frugal(optional)
+    return {config for config in sorted(configs, key=lambda one: len(one[1])) if frugal.takes(config)}
 
 
 def _explain(op: Op, ops: Iterable[Op]) -> str:

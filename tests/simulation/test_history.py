@@ -1,8 +1,21 @@
 """The checker finds what must not be, and accepts what may."""
 
+import random
+
 import pytest
 
-from tests.simulation.history import NOTHING, SOMETHING, Impossible, Need, Op, Sort, check
+from tests.simulation.history import (
+    ANYTHING,
+    NOTHING,
+    SOMETHING,
+    Impossible,
+    Need,
+    Op,
+    Sort,
+    State,
+    check,
+    holds,
+)
 
 ETAGS = {name: frozenset({name.upper()}) for name in "abcd"}
 
@@ -88,3 +101,63 @@ def test_what_may_be_is_accepted(ops: list[Op]) -> None:
 def test_what_must_not_be_is_found(ops: list[Op]) -> None:
     with pytest.raises(Impossible):
         check(ops, ETAGS)
+
+
+def explained(ops: list[Op], state: State = None, done: frozenset[int] = frozenset()) -> bool:
+    """The dumb one: tries every order (Wing and Gong 1993)."""
+    left = [op for op in ops if op.number not in done]
+    if all(op.optional for op in left):
+        return True
+    first = min((op.ended for op in left if op.ended is not None), default=1 << 30)
+    for op in left:
+        if op.began > first:
+            continue
+        if holds(op.need, state, ETAGS) and explained(
+            ops, op.leaves if op.writes else state, done | {op.number}
+        ):
+            return True
+        if op.optional and explained(ops, state, done | {op.number}):
+            return True
+    return False
+
+
+def by_chance(chance: random.Random) -> list[Op]:
+    """Six requests of several clients, their answers by chance."""
+    needs = [ANYTHING, ANYTHING, NOTHING, SOMETHING, *(Need(Sort.ETAG, name.upper()) for name in "ab")]
+    ops = []
+    for number in range(1, 7):
+        began = chance.randrange(20)
+        optional = chance.random() < 0.4
+        ended = None if optional and chance.random() < 0.6 else began + chance.randrange(1, 12)
+        if optional or chance.random() < 0.5:
+            leaves = chance.choice(["a", "b", "c", "d", None])
+            ops.append(Op(number, "write", 2 * began, None, chance.choice(needs), True, leaves, optional))
+        else:
+            need = chance.choice([NOTHING, SOMETHING, *(Need(Sort.TOKEN, name) for name in "abcd")])
+            ops.append(Op(number, "read", 2 * began, None, need))
+        ops[-1] = ops[-1]._replace(ended=None if ended is None else 2 * ended + 1)
+    return ops
+
+
+def test_it_says_what_trying_every_order_says() -> None:
+    chance = random.Random("orders")
+    said = {True: 0, False: 0}
+    for _ in range(2000):
+        ops = by_chance(chance)
+        try:
+            check(ops, ETAGS)
+            accepted = True
+        except Impossible:
+            accepted = False
+        assert accepted == explained(ops), ops
+        said[accepted] += 1
+    assert min(said.values()) > 200
+
+
+def test_many_writes_in_doubt_are_judged_all_the_same() -> None:
+    """Two to the power of sixty subsets would take for ever."""
+    doubts = [put(number, "c", number, None) for number in range(1, 61)]
+    ops = [*doubts, put(61, "a", 61, 62), get(62, "a", 63, 64), get(63, "c", 65, 66), get(64, "c", 67, 68)]
+    check(ops, ETAGS)
+    with pytest.raises(Impossible):
+        check([*ops, get(65, "a", 69, 70)], ETAGS)
