@@ -31,6 +31,7 @@ from holdfast.stores.port import (
 from tests.kit.clouds import closing, cloud_store
 from tests.kit.peers import exported
 from tests.kit.s3 import serving
+from tests.kit.sealing import sealed
 from tests.kit.stores import NamedTemporaries
 
 T = 60.0
@@ -114,6 +115,24 @@ async def bucket_of_holdfast(path: Path) -> AsyncIterator[Store]:
             yield store
 
 
+@asynccontextmanager
+async def sealed_memory(path: Path) -> AsyncIterator[Store]:
+    async with memory(path) as store:
+        yield sealed(store)
+
+
+@asynccontextmanager
+async def sealed_slow_memory(path: Path) -> AsyncIterator[Store]:
+    async with slow_memory(path) as store:
+        yield sealed(store)
+
+
+@asynccontextmanager
+async def sealed_directory(path: Path) -> AsyncIterator[Store]:
+    async with directory(path) as store:
+        yield sealed(store)
+
+
 def bare(store: Store) -> Store:
     return store
 
@@ -144,6 +163,9 @@ ADAPTERS = (
     peer_of_slow_memory,
     peer_of_directory,
     bucket_of_holdfast,
+    sealed_memory,
+    sealed_slow_memory,
+    sealed_directory,
 )
 
 

@@ -27,7 +27,7 @@ from holdfast.packs.hedging import UNCONDITIONAL_S, HedgeBudget, PlanState, Read
 from holdfast.packs.layout import BLOCK_BYTES, STRIPE_BYTES
 from holdfast.packs.model import Extent
 from holdfast.packs.rows import KnownPack, PackRows
-from holdfast.stores.port import Range, ShardTruncated, ShardUnreadable, Store
+from holdfast.stores.port import Range, ShardSpoiled, ShardTruncated, ShardUnreadable, Store
 
 WINDOW_BYTES = 1 << 20
 """Most bytes of one shard that one call reads: bounds what a cached read costs the loop."""
@@ -427,7 +427,9 @@ class Reader:
                         self._rows.suspect(known)
                         errors.append(f"shard {shard}: {error}")
                         lost += isinstance(error, Damaged)
-                        spoiled += isinstance(error, WrongBytes | ShardTruncated | ShardUnreadable)
+                        spoiled += isinstance(
+                            error, WrongBytes | ShardSpoiled | ShardTruncated | ShardUnreadable
+                        )
                         begin(plan.fail(shard))
                     else:
                         raise error

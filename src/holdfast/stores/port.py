@@ -37,6 +37,10 @@ class ShardTruncated(Damaged):
     """The blob ends before the range that was asked for."""
 
 
+class ShardSpoiled(Damaged):
+    """What is there under the name is not what was put: a store that checks its blobs found it so."""
+
+
 class StoreFailed(Unavailable):
     """The store answered with an error (EIO, a directory that vanished, a failed sync)."""
 
@@ -146,7 +150,8 @@ class Store(Protocol):
     ) -> list[Buffer]:
         """The bytes of each range, in the order asked. `uncached` reads from the medium itself.
 
-        Raises ShardMissing, ShardTruncated, ShardUnreadable, StoreFailed, StoreOverdue, StoreBusy.
+        Raises ShardMissing, ShardTruncated, ShardSpoiled, ShardUnreadable, StoreFailed, StoreOverdue,
+        StoreBusy.
         """
         ...
 
