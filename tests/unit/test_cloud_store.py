@@ -141,6 +141,15 @@ async def test_a_deletion_that_was_not_done_is_never_told_as_done(
     assert cloud.blobs == {}
 
 
+async def test_a_page_that_is_not_found_is_no_blob_that_is_gone(cloud: FakeCloud, store: CloudStore) -> None:
+    # Of a proxy, or whatever else has taken the address: repair must not take all blobs for lost.
+    cloud.always = Refusal(404, "")
+    with pytest.raises(StoreFailed):
+        await store.get("blob", [Range(0, 1)], timeout_s=T)
+    with pytest.raises(StoreFailed):
+        await store.size("blob", timeout_s=T)
+
+
 async def test_nobody_at_the_address_is_a_store_that_failed() -> None:
     with fake_cloud() as cloud:
         store = cloud_store(cloud.port, "bucket", retries=QUICK)

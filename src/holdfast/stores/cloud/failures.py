@@ -28,6 +28,7 @@ class Trouble(Enum):
     """What to do about it."""
 
     MISSING = "there is no such blob"
+    UNTOLD = "is not there; whether it is the blob, its bucket or the server, nobody said"
     EXISTS = "the name is taken"
     BEHIND_THE_END = "the range begins behind the end"
     THROTTLED = "asks for fewer requests"
@@ -60,7 +61,8 @@ def _trouble(error: Exception, status: int, code: str) -> Trouble:
     if code == "NoSuchBucket":
         return Trouble.WRONG
     if isinstance(error, FileNotFoundError):
-        return Trouble.MISSING
+        # Without the code it may be a proxy, or a server that is no store, that knows no such page.
+        return Trouble.MISSING if code == "NoSuchKey" else Trouble.UNTOLD
     if isinstance(error, AlreadyExistsError | PreconditionError):
         return Trouble.EXISTS
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):

@@ -150,7 +150,7 @@ class CloudStore:
         try:
             meta = await self._call(lambda: obstore.head_async(self._bucket, path), deadline, timeout_s)
         except _Refused as refused:
-            if refused.failure.trouble is not Trouble.MISSING:
+            if refused.failure.trouble is not Trouble.UNTOLD:
                 raise self._failed(refused.failure, name) from None
             # An answer to HEAD has no code: whether the blob is gone or its bucket, a read tells.
             await self._read(name, Range(0, 1), deadline, timeout_s)
@@ -239,7 +239,7 @@ class CloudStore:
                 return False
             return not blob or await self._read_path(path, Range(0, len(blob)), deadline, timeout_s) == blob
         except _Refused as refused:
-            if refused.failure.trouble is Trouble.MISSING:
+            if refused.failure.trouble in (Trouble.MISSING, Trouble.UNTOLD):
                 return False
             raise self._failed(refused.failure, path.rpartition("/")[2]) from None
 
