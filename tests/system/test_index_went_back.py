@@ -1,10 +1,15 @@
 """A store that has seen more of the index than there is: nothing is deleted on the index's word."""
 
+import asyncio
 import json
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from holdfast.base.clock import SystemClock
+from holdfast.base.randomness import SystemRandomness
+from holdfast.cluster.rows import NODES, NodeRow, all_of, rows_of
+from holdfast.index.postgres import open_postgres
 from holdfast.node.chores_status import CHORES_PATH
 from holdfast.node.status import Status
 from holdfast.stores.identity import Noted, decode_identity, encode_identity
@@ -72,6 +77,26 @@ def test_what_stores_of_one_node_have_seen_stops_deleting_at_every_node(tmp_path
         pulled.rename(disk)
         wait_until("n1 to stop deleting", lambda: paused_in_cluster(first) == DELETING)
         wait_until("n2 to stop deleting", lambda: paused_in_cluster(second) == DELETING)
+        # What it has heard it does not say again as its own: that would go round for ever.
+        second.stop()
+        second.start()
+        assert not DELETING & at_work(second), "it has heard it again"
+        assert asyncio.run(said_ahead(cluster)) == {"n1": True, "n2": False}
+
+
+def at_work(node: ClusterNode) -> set[str]:
+    chores = json.loads(node.client().ask(CHORES_PATH))["chores"]
+    return {chore["name"] for chore in chores if chore["state"] != "paused"}
+
+
+async def said_ahead(cluster: TestCluster) -> dict[str, bool]:
+    """What each node's row says of its stores."""
+    index = await open_postgres(cluster.index, clock=SystemClock(), randomness=SystemRandomness())
+    try:
+        rows = rows_of(await index.scan(*all_of(NODES), limit=10), NodeRow)
+    finally:
+        await index.close()
+    return {name: row.ahead for name, (row, _) in rows.items()}
 
 
 def paused_in_cluster(node: ClusterNode) -> set[str]:

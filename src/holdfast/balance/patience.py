@@ -37,7 +37,7 @@ HEAD_S = 15.0
 """What a client may take to send a head."""
 
 CHECK_EVERY_S = 0.5
-CHECK_TIMEOUT_S = 1.0
+CHECK_TIMEOUT_S = 2.0
 
 assert NODE_S < REQUEST_S < CLIENT_S, "who knows most gives up first"
 assert _WIRE.idle_s > UPSTREAM_IDLE_S, "Envoy lets go first"

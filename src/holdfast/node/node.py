@@ -103,6 +103,7 @@ class Node:
         """Set when this process must not go on; `ended_by` says why."""
         self.ended_by: HoldfastError | None = None
         self._ahead: list[str] = []
+        self._told_ahead: list[str] = []
         """Slots whose stores have seen more of the index than there is."""
 
     async def build(self, stack: AsyncExitStack, randomness: Randomness) -> None:
@@ -211,7 +212,9 @@ class Node:
         self._watch(stack, self._keep_noting())
         self._watch(stack, self._watch_index())
         self.endpoint = _endpoint(config.host, self._server.port)
-        await watching.serve(index, self._packs, randomness, scheme=self.scheme, may_delete=not self._ahead)
+        await watching.serve(
+            index, self._packs, randomness, scheme=self.scheme, may_delete=not self._all_ahead
+        )
         self._events.tell(
             f"the node serves at {self.endpoint}: Holdfast {__version__}, process {os.getpid()}",
             kind=Kind.NODE,
@@ -259,21 +262,27 @@ class Node:
         """A store came, or came back, while the node runs."""
         self._background.attached(store)
         self._look_ahead()
-        if self._ahead:
+        if self._all_ahead:
             self._stop_deleting()
 
     def _member_changed(self, change: Changed) -> None:
         """What stores of another node have seen of the index counts here, too."""
-        if change.after is None or not change.after.row.ahead or self._ahead:
+        if change.after is None or not change.after.row.ahead or self._all_ahead:
             return
         if change.name == self._config.name:
             return  # by its row of before: its stores say what is so now
-        self._ahead.append(f"stores of {change.name}")
+        self._told_ahead.append(f"stores of {change.name}")
         self._events.tell(
             f"the index is behind what stores of {change.name} have seen: nothing is deleted on its word",
             kind=Kind.INDEX,
         )
         self._stop_deleting()
+
+    @property
+    def _all_ahead(self) -> list[str]:
+        """Who has seen more of the index than there is. Others are told of own stores only: what was heard
+        would go round among nodes, and come back to each that starts anew."""
+        return self._ahead + self._told_ahead
 
     def _stop_deleting(self) -> None:
         self._background.stop_deleting()
@@ -311,7 +320,7 @@ class Node:
             scheme=self._config.scheme,
             fit=self._fitted,
             settings=self._config.chores,
-            may_delete=not self._ahead,
+            may_delete=not self._all_ahead,
             holder=self._boot,
             cluster=cluster,
             under_way=lambda: self._server.in_flight,
@@ -426,8 +435,8 @@ class Node:
         away = [held for held in self._keeper.held.values() if held.opened is None]
         remarks = list(self._keeper.remarks)
         remarks += [f"store {held.place.slot} is {held.attachment.value}: {held.reason}" for held in away]
-        if self._ahead:
-            remarks.append(f"the index is older than what {', '.join(self._ahead)} have seen.")
+        if self._all_ahead:
+            remarks.append(f"the index is older than what {', '.join(self._all_ahead)} have seen.")
         if self.joining is not None:
             remarks += self.joining.remarks()
         return remarks + self._home.remarks()
@@ -448,7 +457,7 @@ class Node:
             events=self._events.shown(EVENTS_SHOWN),
             webhook=self._events.webhook_status(),
             recovery=background.recovery_status(),
-            ahead=self._ahead,
+            ahead=self._all_ahead,
             node=self._config.name if self.joining is not None else "",
             nodes=self._node_statuses(),
         )
