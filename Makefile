@@ -65,7 +65,8 @@ drill: $(VENV)/.stamp-dev $(VENV)/.stamp-tools
 	export HOLDFAST_THOROUGH=1 HOLDFAST_DRILL_RATE=$(DRILL_RATE) HOLDFAST_DRILL_SECONDS=$(DRILL_SECONDS)
 	export HOLDFAST_DRILL_TABLE="$$(mktemp)"
 	$(BIN)/python -m pytest -q tests/system/test_drills.py tests/system/test_cluster_drills.py \
-		tests/system/test_network_drills.py tests/system/test_region_lost.py tests/system/test_up.py \
+		tests/system/test_network_drills.py tests/system/test_region_lost.py tests/system/test_overload.py \
+		tests/system/test_up.py \
 		tests/system/test_two_versions.py $(PYTEST_ARGS) || failed=1
 	HOLDFAST_CUTS=12 $(BIN)/python -m pytest -q tests/system/test_cut_disks.py $(PYTEST_ARGS) || failed=1
 	cat "$$HOLDFAST_DRILL_TABLE"

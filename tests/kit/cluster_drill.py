@@ -35,7 +35,7 @@ class ClusterDrill:
     def __init__(self, cluster: UpProcess, *, rate: float, seconds: float, seed: str) -> None:
         self.cluster = cluster
         found = from_secret((cluster.directory / "secret").read_bytes().strip())
-        self._credentials = Credentials(found.access_key_id, found.secret_access_key)
+        self.credentials = Credentials(found.access_key_id, found.secret_access_key)
         self._seconds = seconds
         self._clock = SystemClock()
         self._turns = itertools.count()
@@ -58,7 +58,7 @@ class ClusterDrill:
 
     def through(self, part: str) -> "Door":
         """One node or balancer, to be asked."""
-        return Door(self.cluster, part, self._credentials)
+        return Door(self.cluster, part, self.credentials)
 
     async def run(
         self,
@@ -84,7 +84,7 @@ class ClusterDrill:
         self.load.add_up(outcome)
         nodes = list(watching)
         for node in nodes:
-            await self._until_whole(node, mending)
+            await self.until_whole(node, mending)
         outcome.redundant_s = self._clock.monotonic() - mending
         for node in nodes:
             outcome.lost += await self.load.read_back(self.through(node))
@@ -111,7 +111,8 @@ class ClusterDrill:
             return None
         return msgspec.json.decode(answer.body, type=Status) if answer.status == 200 else None
 
-    async def _until_whole(self, node: str, began: float) -> None:
+    async def until_whole(self, node: str, began: float) -> None:
+        """Wait until a node says that all is whole, and all nodes are there. Since when it is waited for."""
         while True:
             status = await self.status(node)
             # Stores that sit out for a while, because all was slow, are not missed by any pack.
@@ -155,22 +156,23 @@ class Door:
         self, method: str, target: str, body: bytes = b"", /, *, headers: Mapping[str, str] | None = None
     ) -> Answer:
         return await call(
-            self._port, method, target, headers=headers, body=body, credentials=self._credentials
+            self.port, method, target, headers=headers, body=body, credentials=self._credentials
         )
 
     async def begin(
         self, method: str, target: str, body: bytes = b"", *, send: int = 0
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send a request and so many bytes of its body, and leave it at that."""
-        headers = sign(method, target, self._port, body=body, credentials=self._credentials)
+        headers = sign(method, target, self.port, body=body, credentials=self._credentials)
         headers["Content-Length"] = str(len(body))
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(render(method, target, headers, body[:send]))
         await writer.drain()
         return reader, writer
 
     @property
-    def _port(self) -> int:
+    def port(self) -> int:
+        """Where it listens now."""
         port = urlsplit(self._cluster.parts()[self._part].endpoint).port
         assert port is not None
         return port

@@ -153,6 +153,17 @@ def test_a_node_that_is_gone_is_not_noticed(tmp_path: Path, stack: ExitStack) ->
     wait_until("it to be seen", lambda: rig.states()[gone.address] == "not ready")
 
 
+def test_without_any_node_clients_are_told_when_to_come_back(tmp_path: Path, stack: ExitStack) -> None:
+    rig = Rig(tmp_path, stack)
+    for node in rig.nodes:
+        node.vanish()
+    for method, body in (("GET", None), ("PUT", b"x"), ("DELETE", None)):
+        got = ask(rig.port, method, body=body)
+        assert got.status == 503
+        assert b"<Code>ServiceUnavailable</Code>" in got.body
+        assert got.headers["retry-after"] == "1"
+
+
 def test_without_a_secret_no_write_is_sent_again(tmp_path: Path, stack: ExitStack) -> None:
     rig = Rig(tmp_path, stack, lines=('secret = ""',))
     once_then_well(Told(503), rig.nodes)

@@ -32,6 +32,8 @@ BALANCER_PATH = "/-/balancer"
 _KEPT_OF_LARGE_BYTES = 1 << 20
 """Of bodies that are not kept whole: what may have come before it is known that nobody listens at a node."""
 assert _KEPT_OF_LARGE_BYTES > 2 * BUFFER_BYTES
+_COME_BACK_S = 1
+"""What clients are told to wait when no node could be asked."""
 
 
 def listener(settings: Settings, secret_path: str) -> Json:
@@ -234,9 +236,16 @@ def _mapper(op: str, status: int, body: Json) -> Json:
         "op": op,
         "value": {"default_value": status, "runtime_key": f"holdfast.told_{status}"},
     }
+    again: list[Json] = [
+        {
+            "header": {"key": "Retry-After", "value": str(_COME_BACK_S)},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+    ]
     return {
         "filter": {"status_code_filter": {"comparison": comparison}},
         "body_format_override": body,
+        "headers_to_add": again if status >= 500 else [],
     }
 
 
