@@ -277,6 +277,8 @@ def _no_surprises(world: World) -> None:
 
 
 async def _prove(world: World, book: Book, troubles: Troubles, client: Client) -> tuple[Strays, int]:
+    excused_until = max((until for _, until in troubles.excuses), default=0.0)
+    await world.clock.sleep(max(0.0, excused_until - world.clock.monotonic()))
     for bucket in BUCKETS:
         names = set(SHARED_KEYS)
         names |= {key.partition("/")[2] for key in book.histories if key.startswith(f"{bucket}/")}
