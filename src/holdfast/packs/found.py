@@ -155,7 +155,7 @@ class FoundReader:
             parts.append(memoryview(data)[start : offset + length - stripe * full])
         return b"".join(parts)
 
-    async def _stripe(self, stripe: int) -> bytes:
+    async def _stripe(self, stripe: int) -> Buffer:
         layout, scheme = self._layout, self._found.scheme
         unit = layout.unit_of(stripe)
         units: dict[int, Buffer] = {

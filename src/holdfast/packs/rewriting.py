@@ -198,11 +198,10 @@ class Rewriter:
             if made:
                 unit = known.layout.unit_of(first)
                 for data in await self._reader.stripes(known, first, count, lost):
-                    whole = bytes(data)
-                    parity = codec.parity(scheme, whole) if any(shard >= scheme.k for shard in made) else []
+                    parity = codec.parity(scheme, data) if any(shard >= scheme.k for shard in made) else []
                     for shard in made:
                         if shard < scheme.k:
-                            units[shard].append(memoryview(whole)[shard * unit : (shard + 1) * unit])
+                            units[shard].append(memoryview(data)[shard * unit : (shard + 1) * unit])
                         else:
                             units[shard].append(parity[shard - scheme.k])
                     await self._clock.sleep(0)
