@@ -159,7 +159,7 @@ def test_the_status_shows_all_of_it() -> None:
 
 
 def test_the_banner_can_be_pasted_and_hides_a_secret_that_was_given() -> None:
-    def printed(kept: str) -> str:
+    def printed(kept: str, *, private: bool = True) -> str:
         return shown(
             banner(
                 version="1.2.3",
@@ -170,6 +170,7 @@ def test_the_banner_can_be_pasted_and_hides_a_secret_that_was_given() -> None:
                 scheme="rs-4-2",
                 promise=promised(disks(6, device="sda"), RS42, 5),
                 remarks=["disk3 is away."],
+                private=private,
             )
         )
 
@@ -179,6 +180,9 @@ def test_the_banner_can_be_pasted_and_hides_a_secret_that_was_given() -> None:
     assert "they are one disk" in own
     assert "Note: disk3 is away." in own
     assert "the-secret" not in printed("the environment")
+    journal = printed("holdfast-data/credentials.json", private=False)
+    assert "the-secret" not in journal
+    assert "holdfast credentials" in journal
 
 
 def test_verification_is_told_pack_by_pack_and_in_sum() -> None:

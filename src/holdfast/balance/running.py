@@ -28,6 +28,7 @@ from holdfast.balance.view import View
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, InvalidInput, Unavailable
 from holdfast.base.randomness import Randomness
+from holdfast.base.supervisor import Supervisor
 
 LOOK_EVERY_S = 0.5
 START_S = 30.0
@@ -284,7 +285,12 @@ def _check_port(settings: Settings) -> None:
 
 
 async def run_balancer(
-    path: Path, clock: Clock, randomness: Randomness, tell: Tell, on_ready: Callable[[str], None]
+    path: Path,
+    clock: Clock,
+    randomness: Randomness,
+    supervisor: Supervisor,
+    tell: Tell,
+    on_ready: Callable[[str], None],
 ) -> None:
     """Run one until SIGINT or SIGTERM, which drain; the second of them ends it at once. SIGHUP reads the file
     and opens the logs anew."""
@@ -301,9 +307,19 @@ async def run_balancer(
             asked_at = clock.monotonic()
         elif clock.monotonic() - asked_at > TOGETHER_S:
             running.cancel()
+        if not stopping.is_set():
+            supervisor.stopping()
         stopping.set()
+
+    def ready(endpoint: str) -> None:
+        supervisor.ready()
+        on_ready(endpoint)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, balancer.look_again)
-    await balancer.run(stopping, on_ready)
+    alive = asyncio.create_task(supervisor.stay_alive(clock))
+    try:
+        await balancer.run(stopping, ready)
+    finally:
+        alive.cancel()

@@ -1,4 +1,4 @@
-"""`holdfast status` and `holdfast verify`: ask the running node and show what it says."""
+"""`holdfast status`, `verify` and `credentials`: what the running node says, and what is in its folder."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,11 +10,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, Unavailable
-from holdfast.cli.client import NodeClient
+from holdfast.cli.client import NodeClient, read_credentials
 from holdfast.cli.exits import Exit, sentence
-from holdfast.cli.output import console, finding_view, show, status_view, summary_sentence
+from holdfast.cli.output import console, exports, finding_view, show, status_view, summary_sentence
 from holdfast.node import verification
 from holdfast.node.config import Config
+from holdfast.node.runtime import read_runtime
 from holdfast.node.status import Status
 from holdfast.node.verification import PackState
 
@@ -23,6 +24,14 @@ VERIFY_PATH = "/-/verify"
 SHOWN_MAX = 20
 """Packs that are not whole, as far as a person wants to read them; those that are lost come on top."""
 WATCH_INTERVAL_S = 2.0
+
+
+def show_credentials(config: Config) -> None:
+    """Print what a shell is to be told; of a node that does not run, where it would listen."""
+    found = read_credentials(config)
+    running = read_runtime(config.data)
+    endpoint = f"http://{config.host}:{config.port}" if running is None else running.endpoint
+    typer.echo("\n".join(exports(found, found.secret_access_key, config.region, endpoint)))
 
 
 def show_status(config: Config, clock: Clock, *, as_json: bool, watch: bool) -> None:

@@ -1,6 +1,7 @@
 """The commands `holdfast balance` and `holdfast balance status`."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from holdfast.base.clock import SystemClock
 from holdfast.base.randomness import SystemRandomness
+from holdfast.base.supervisor import Supervisor
 from holdfast.cli.options import JsonOption
 
 app = typer.Typer(help="Run a balancer (Envoy) before the nodes, until Ctrl-C.", invoke_without_command=True)
@@ -25,7 +27,8 @@ def balance(context: typer.Context, config: BalanceOption = _DEFAULT) -> None:
     if context.invoked_subcommand is None:
         from holdfast.cli.balancing import balance_until_stopped
 
-        asyncio.run(balance_until_stopped(config, SystemClock(), SystemRandomness()))
+        supervisor = Supervisor(os.environ, os.getpid())
+        asyncio.run(balance_until_stopped(config, SystemClock(), SystemRandomness(), supervisor))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from holdfast.balance.status import BalancerStatus, read_status
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Damaged
 from holdfast.base.randomness import Randomness
+from holdfast.base.supervisor import Supervisor
 from holdfast.cli.output import console, duration, show
 from holdfast.cluster.telling import balancer_secret
 from holdfast.node.config_cluster import read_secret_file
@@ -23,7 +24,9 @@ from holdfast.node.config_cluster import read_secret_file
 _STYLES = {"ready": "green", "draining": "yellow", "not ready": "red", "left out": "red"}
 
 
-async def balance_until_stopped(path: Path, clock: Clock, randomness: Randomness) -> None:
+async def balance_until_stopped(
+    path: Path, clock: Clock, randomness: Randomness, supervisor: Supervisor
+) -> None:
     """Run a balancer; return when it has stopped. Raises what stands in its way."""
     out = console()
 
@@ -33,7 +36,7 @@ async def balance_until_stopped(path: Path, clock: Clock, randomness: Randomness
     def ready(endpoint: str) -> None:
         show(out, Text(f"The balancer takes requests at {endpoint}\nCtrl-C drains and stops it."))
 
-    await run_balancer(path, clock, randomness, tell, ready)
+    await run_balancer(path, clock, randomness, supervisor, tell, ready)
     show(out, "Stopped.")
 
 

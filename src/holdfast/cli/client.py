@@ -25,6 +25,19 @@ TIMEOUT_S = 30.0
 _START = "Start it with `holdfast serve`"
 
 
+def read_credentials(config: Config) -> Credentials:
+    """Those of the node with this configuration, whether it runs or not. Raises InvalidInput."""
+    secret = read_secret_file(config.cluster.secret_file) if config.cluster is not None else None
+    credentials = find(config.data, os.environ, secret=secret)
+    if credentials is None:
+        raise InvalidInput(
+            f"There are no credentials in {config.data}:",
+            hint="name the node's file with --config, if it has one (those of a cluster are made of its "
+            "secret), or set HOLDFAST_ACCESS_KEY_ID and HOLDFAST_SECRET_ACCESS_KEY as for the node.",
+        )
+    return credentials
+
+
 class NodeClient:
     """Asks the node that runs on a data folder, or another of its cluster at `endpoint`."""
 
@@ -34,16 +47,8 @@ class NodeClient:
             raise Unavailable(
                 f"No node is running on {config.data}.", hint=f"{_START}, or name another --data."
             )
-        secret = read_secret_file(config.cluster.secret_file) if config.cluster is not None else None
-        credentials = find(config.data, os.environ, secret=secret)
-        if credentials is None:
-            raise InvalidInput(
-                f"There are no credentials in {config.data}:",
-                hint="name the node's file with --config, if it has one (those of a cluster are made of its "
-                "secret), or set HOLDFAST_ACCESS_KEY_ID and HOLDFAST_SECRET_ACCESS_KEY as for the node.",
-            )
+        self._credentials = read_credentials(config)
         self.endpoint = endpoint or runtime.endpoint
-        self._credentials: Credentials = credentials
         self._region = runtime.region
         self._clock = clock
 

@@ -87,6 +87,14 @@ def status(
 
 
 @app.command()
+def credentials(data: DataOption = None, config: ConfigOption = None) -> None:
+    """Print what a shell has to be told, so that S3 clients find the node: eval "$(holdfast credentials)"."""
+    from holdfast.cli.asking import show_credentials
+
+    show_credentials(read_config(config, Given(data=data)))
+
+
+@app.command()
 def verify(data: DataOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Read every shard of every pack and say what is whole, degraded or lost."""
     from holdfast.cli.asking import show_verification

@@ -71,27 +71,31 @@ def banner(
     scheme: str,
     promise: Promise,
     remarks: Sequence[str],
+    private: bool,
 ) -> Text:
     """What `serve` prints when it takes requests. `kept` says where the credentials come from; the
-    secret is shown only when the node keeps it itself."""
+    secret is shown only when the node keeps it itself, and a person alone reads it (`private`): other output
+    ends in journals."""
     own = kept != "the environment"
     secret = credentials.secret_access_key if own else "$HOLDFAST_SECRET_ACCESS_KEY"
-    lines = [
-        f"Holdfast {version} serves S3 at {endpoint}",
-        "",
-        f"  access key id      {credentials.access_key_id}",
-        f"  secret access key  {secret}",
-        f"  kept in            {kept}",
-        "",
+    hidden = own and not private
+    paste = [
         "Paste this to try it:",
         "",
-        f"  export AWS_ACCESS_KEY_ID={credentials.access_key_id}",
-        f"  export AWS_SECRET_ACCESS_KEY={secret}",
-        f"  export AWS_DEFAULT_REGION={region} AWS_ENDPOINT_URL={endpoint}",
+        *(f"  {line}" for line in exports(credentials, secret, region, endpoint)),
         "  aws s3 mb s3://first",
         "  aws s3 cp README.md s3://first/",
         "  aws s3 ls s3://first",
         "",
+    ]
+    lines = [
+        f"Holdfast {version} serves S3 at {endpoint}",
+        "",
+        f"  access key id      {credentials.access_key_id}",
+        f"  secret access key  {'`holdfast credentials` prints it' if hidden else secret}",
+        f"  kept in            {kept}",
+        "",
+        *(() if hidden else paste),
         f"With {scheme} this layout survives the loss of:",
         *(f"  {line}" for line in promise_sentences(promise)),
         *(f"Note: {remark}" for remark in remarks),
@@ -99,6 +103,15 @@ def banner(
         "Ctrl-C drains and stops.",
     ]
     return Text("\n".join(lines))
+
+
+def exports(credentials: Credentials, secret: str, region: str, endpoint: str) -> list[str]:
+    """What a shell is told, so that S3 clients find the node."""
+    return [
+        f"export AWS_ACCESS_KEY_ID={credentials.access_key_id}",
+        f"export AWS_SECRET_ACCESS_KEY={secret}",
+        f"export AWS_DEFAULT_REGION={region} AWS_ENDPOINT_URL={endpoint}",
+    ]
 
 
 def status_view(status: Status) -> RenderableType:

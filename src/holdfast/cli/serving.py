@@ -34,6 +34,7 @@ def serve_until_stopped(
                 scheme=node.scheme.name,
                 promise=node.promise,
                 remarks=node.remarks(),
+                private=out.is_terminal,
             ),
         )
 

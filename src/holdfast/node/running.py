@@ -17,6 +17,7 @@ import uvloop
 
 from holdfast.base.clock import Clock
 from holdfast.base.randomness import Randomness
+from holdfast.base.supervisor import Supervisor
 from holdfast.node.config import Config
 from holdfast.node.descriptors import allow_many_files
 from holdfast.node.keeper import Decorate
@@ -61,6 +62,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     asked_at = 0.0
+    supervisor = Supervisor(environment, os.getpid())
 
     def stop() -> None:
         nonlocal asked_at
@@ -72,6 +74,7 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    alive = asyncio.create_task(supervisor.stay_alive(clock))
     try:
         async with AsyncExitStack() as stack:
             opening = asyncio.create_task(open_node(config, environment, clock, randomness, stack, wrap=wrap))
@@ -86,11 +89,13 @@ async def _serve(
             node = opening.result()
             _spare_the_collector()
             on_ready(node)
+            supervisor.ready()
             ended = asyncio.create_task(node.ended.wait())
             stopped = asyncio.create_task(stopping.wait())
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
             ended.cancel()
             stopped.cancel()
+            supervisor.stopping()
             on_stopping()
             if node.ended_by is None:
                 await node.stop_serving()
@@ -98,6 +103,7 @@ async def _serve(
         if node.ended_by is not None:
             raise node.ended_by
     finally:
+        alive.cancel()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 
