@@ -8,13 +8,17 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from holdfast.cli.main import run
 from tests.kit.balancer import SECRET, BalancerProcess
@@ -367,14 +371,24 @@ def test_certificates_are_taken_anew(tmp_path: Path, stack: ExitStack) -> None:
 
 def make_certificate(where: Path, name: str) -> None:
     """One that signs itself."""
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-keyout", where / "tls.key", "-out", where / "tls.crt", "-subj", f"/CN={name}", "-days", "2",
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (where / "tls.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    (where / "tls.crt").write_bytes(made.public_bytes(pem))
 
 
 def trusting() -> ssl.SSLContext:
@@ -392,11 +406,8 @@ def shown(port: int) -> tuple[str, str | None]:
         socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="any.example") as wrapped,
     ):
-        found = ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"")
-        name = subprocess.run(
-            ["openssl", "x509", "-noout", "-subject"], input=found, text=True, capture_output=True, check=True
-        ).stdout
-        return name.rpartition("=")[2].strip(), wrapped.selected_alpn_protocol()
+        found = x509.load_der_x509_certificate(wrapped.getpeercert(binary_form=True) or b"")
+        return found.subject.rfc4514_string().removeprefix("CN="), wrapped.selected_alpn_protocol()
 
 
 @pytest.mark.parametrize(
