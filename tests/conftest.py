@@ -2,8 +2,9 @@
 
 And what makes runs alike, however busy the machine is: examples of Hypothesis are the same each time (others
 with HOLDFAST_THOROUGH) and may take as long as they do; a run for which the disk has too little room says so
-before it begins, instead of failing wherever it is when the disk is full; and tests that passed leave no
-large files behind (to remove their folders, too, would take longer than it is worth).
+before it begins, instead of failing wherever it is when the disk is full; what tests start ends with them,
+however they end; and tests that passed leave no large files behind (to remove their folders, too, would take
+longer than it is worth).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.kit import keeper
 from tests.kit.virtual import run_virtual
 
 settings.register_profile(
@@ -39,6 +41,7 @@ FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keeper.begin()
     if hasattr(config, "workerinput") or all(arg.startswith(WITHOUT_NODES) for arg in config.args):
         return
     folder = tempfile.gettempdir()

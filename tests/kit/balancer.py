@@ -1,6 +1,5 @@
 """Real balancers as real processes: `holdfast balance` on a free port, gone with the test, Envoy too."""
 
-import os
 import re
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import msgspec
 
 from holdfast.balance.settings import DIRECTORY_DEFAULT
 from holdfast.balance.status import read_status
-from tests.kit.process import PROGRAM, clean_environment, die_with_parent, wait_until
+from tests.kit.process import PROGRAM, clean_environment, die_with_parent, is_running, wait_until
 
 SECRET = "what-the-nodes-know-it-by"
 _READY = re.compile(r"takes requests at (https?://\S+)")
@@ -128,7 +127,7 @@ class BalancerProcess:
         self._process.kill()
         self._end()
         for pid in envoys:
-            wait_until(f"Envoy {pid} to end with its balancer", lambda pid=pid: not _runs(pid))
+            wait_until(f"Envoy {pid} to end with its balancer", lambda pid=pid: not is_running(pid))
 
     def _end(self) -> int:
         process = self._process
@@ -144,12 +143,3 @@ class BalancerProcess:
     def status(self) -> Any:
         """What `holdfast balance status --json` prints, without starting a program for it."""
         return msgspec.to_builtins(read_status(self.home / DIRECTORY_DEFAULT, tls=False))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1]
-    return state != "Z"

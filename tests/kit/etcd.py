@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 
 from holdfast.index.etcd.members import EtcdMember, command_line
+from tests.kit.keeper import leave
 from tests.kit.ports import free_ports
 from tests.kit.process import die_with_parent
 
@@ -44,6 +45,12 @@ class EtcdProcess:
         self._members = members
         self._log = folder / f"{member.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Run it, and go on at once."""
@@ -158,6 +165,7 @@ def etcd_cluster(size: int = 1, *options: str) -> Iterator[EtcdCluster]:
     folder = Path(
         tempfile.mkdtemp(prefix="holdfast-etcd-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
     )
+    leave(folder)
     cluster = EtcdCluster(folder, size)
     try:
         for process in cluster.processes:

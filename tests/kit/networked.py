@@ -28,6 +28,7 @@ from tests.kit.balancer import SECRET as BALANCER_SECRET
 from tests.kit.balancer import BalancerProcess
 from tests.kit.drill import LOOK_EVERY_S, Ask, Load, Outcome, is_redundant, show
 from tests.kit.etcd import EtcdCluster, EtcdProcess
+from tests.kit.keeper import leave
 from tests.kit.network import Network, Part, inside
 from tests.kit.process import NodeProcess
 from tests.kit.s3 import ACCESS_KEY, SECRET_KEY, Answer, let_go, read_answer, render, sign
@@ -37,6 +38,7 @@ STORES = 2
 CLIENT_PORT = 9000
 PEER_PORT = 9100
 CLOCK_NAME = "clock"
+SHARED = Path("/dev/shm")
 SIZES = (0, 1, 900, 4096, 20_000, 70_000, 300_000)
 """All small enough for a balancer to keep, so that none is a stream that dies with its node."""
 WITHIN_S = 300.0
@@ -99,10 +101,28 @@ class NetworkedNode(NodeProcess):
         (home / "holdfast.toml").write_text(text)
         given = {"HOLDFAST_ACCESS_KEY_ID": ACCESS_KEY, "HOLDFAST_SECRET_ACCESS_KEY": SECRET_KEY}
         given |= clock_of(home / CLOCK_NAME) if clocks else {}
+        self._clocks = clocks
         super().__init__(home, environment=given, port=CLIENT_PORT, prefix=part.prefix)
         self.part = part
         self.name = part.name
         self.ahead_s = 0.0
+
+    def start(self) -> None:
+        super().start()
+        for path in self._shared():
+            leave(path)
+
+    def wait(self, timeout_s: float = 120) -> int:
+        shared = self._shared()
+        code = super().wait(timeout_s)
+        for path in shared:
+            path.unlink(missing_ok=True)
+        return code
+
+    def _shared(self) -> list[Path]:
+        """What the other clock keeps in memory for processes to share, and leaves there when it is killed."""
+        names = ("faketime_shm_", "sem.faketime_sem_")
+        return [SHARED / f"{name}{self.pid}" for name in names] if self._clocks else []
 
     async def ask(self, method: str, target: str, body: bytes = b"", /) -> Answer:
         """A request to this node and no other; again, as S3 clients do, when its clock is another one."""

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from tests.kit.keeper import leave
 from tests.kit.ports import free_ports
 
 START_S = 120.0
@@ -40,6 +41,12 @@ class PostgresServer:
 
     def address(self, database: str = "postgres") -> str:
         return f"postgres://holdfast@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int:
+        """The process that all others are children of."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self, **settings: str) -> None:
         """Run it and wait until it answers."""
@@ -135,6 +142,7 @@ def postgres_standby(primary: PostgresServer, name: str) -> Iterator[PostgresSer
 @contextmanager
 def _folder() -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="holdfast-postgres-"))
+    leave(folder)
     if _ROOT:
         shutil.chown(folder, "postgres", "postgres")
     server = PostgresServer(folder, *free_ports(1))

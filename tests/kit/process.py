@@ -43,6 +43,15 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only what is left of it until its parent looks."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without anybody's credentials and S3 settings."""
     kept = {
