@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import msgspec
 import pytest
@@ -52,13 +52,26 @@ def sees(node: ClusterNode, count: int, state: str) -> bool:
 
 
 def may_stop(node: ClusterNode) -> tuple[int, list[str]]:
-    """What it answers to whether it may be taken down."""
+    """What it answers to whoever asks whether it may be taken down."""
     try:
         with urlopen(f"{node.endpoint}/-/can-stop") as answer:
             return answer.status, json.load(answer)["reasons"]
     except HTTPError as error:
         with error:
             return error.code, json.load(error)["reasons"]
+
+
+def rivals(together: ThreadPoolExecutor, nodes: list[ClusterNode]) -> tuple[ClusterNode, ClusterNode]:
+    """Has both claim the word at once until one of them has it; the one that has, the one that has not."""
+    while True:
+        claims = list(together.map(lambda node: node.holdfast("node", "can-stop", "--claim"), nodes))
+        got = [node for node, done in zip(nodes, claims, strict=True) if done.returncode == 0]
+        assert all(done.returncode in (0, 75) for done in claims), claims
+        assert len(got) <= 1, "both were told so"
+        if got:  # else a slow moment made another reason
+            assert "This node has the word: stop it now.\n" in [done.stdout for done in claims]
+            (other,) = set(nodes) - set(got)
+            return got[0], other
 
 
 def remove(asked: ClusterNode, node: ClusterNode, force: str = "") -> None:
@@ -97,11 +110,23 @@ def test_a_node_that_cannot_serve_does_not_join(cluster: TestCluster, nodes: lis
     assert f"Port {taken} on 127.0.0.1 is taken." in done.stderr
     assert {node.name for node in nodes[0].status().nodes} == {"n1", "n2", "n3"}
 
-    # Of two that ask at the same moment one hears yes.
+    # Who only asks hears yes everywhere, as often as he likes. Of two that claim the word at the same moment
+    # one gets it, and that is what those who ask at the others hear from then on.
     with ThreadPoolExecutor() as together:
-        heard = list(together.map(may_stop, nodes[:2]))
-    assert sorted(code for code, _ in heard) == [200, 412]
-    assert any("was just told that it may stop" in reason for _, reasons in heard for reason in reasons)
+
+        def all_may() -> bool:
+            return list(together.map(may_stop, nodes * 2)) == [(200, [])] * 6
+
+        wait_until("all to hear yes", all_may)
+        has, has_not = rivals(together, nodes[:2])
+    word = f"Node {has.name} has the word to stop"
+    wait_until("it to hear yes", lambda: may_stop(has) == (200, []))
+    for node in (has_not, nodes[2]):
+        code, reasons = may_stop(node)
+        assert code == 412
+        assert any(reason.startswith(word) for reason in reasons)
+    with pytest.raises(HTTPError, match="403"):
+        urlopen(Request(f"{has.endpoint}/-/can-stop/claim", method="POST"))
 
 
 @pytest.mark.slow

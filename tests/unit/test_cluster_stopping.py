@@ -1,4 +1,4 @@
-"""One node at a time is told that it may stop."""
+"""One node at a time has the word to stop, and who only asks takes it from nobody."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.base.errors import Unavailable
 from holdfast.cluster.members import Member, Sight
-from holdfast.cluster.rows import FORMAT, NodeRow, encode, node_row
+from holdfast.cluster.rows import FORMAT, STOPPING_ROW, NodeRow, encode, node_row
 from holdfast.cluster.stopping import CLAIM_S, Stopping
 from holdfast.index.memory import Fault, MemoryIndex, Mishap
 from holdfast.index.port import Transaction
@@ -32,6 +32,30 @@ async def test_of_two_that_ask_at_once_one_hears_yes() -> None:
     first = "abc"[heard.index("")]
     assert {other for other in heard if other} == {first}
     assert await asked[heard.index("")].claim(MEMBERS) == "", "who may may ask again"
+
+
+async def test_of_two_that_claim_it_for_the_same_node_both_have_it() -> None:
+    clock = VirtualClock()
+    a = Stopping(MemoryIndex(clock), clock, "a", "1")
+    assert await asyncio.gather(a.claim(MEMBERS), a.claim(MEMBERS), a.claim(MEMBERS)) == ["", "", ""]
+
+
+async def test_who_only_asks_changes_nothing() -> None:
+    clock = VirtualClock()
+    index = MemoryIndex(clock)
+    asked = [Stopping(index, clock, name, "1") for name in "abc"]
+    for _ in range(3):
+        assert await asyncio.gather(*[one.holder(MEMBERS) for one in asked]) == ["", "", ""]
+    assert await index.get([STOPPING_ROW]) == [None]
+
+    a, b, _ = asked
+    assert await a.claim(MEMBERS) == ""
+    before = await index.get([STOPPING_ROW])
+    await clock.sleep(CLAIM_S / 2)
+    assert await asyncio.gather(*[one.holder(MEMBERS) for one in asked]) == ["", "a", "a"]
+    await clock.sleep(CLAIM_S + 1)
+    assert await b.holder(MEMBERS) == "", "asking, even by the one that has it, does not make it last longer"
+    assert await index.get([STOPPING_ROW]) == before
 
 
 async def test_the_word_goes_on_when_that_node_is_back_or_gone_or_never_stopped() -> None:

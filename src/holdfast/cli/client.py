@@ -52,8 +52,17 @@ class NodeClient:
         self._region = runtime.region
         self._clock = clock
 
-    def ask(self, path: str, query: str = "", *, method: str = "GET", timeout_s: float = TIMEOUT_S) -> bytes:
-        """The answer to one request. Raises Unavailable, Busy, InvalidInput."""
+    def ask(
+        self,
+        path: str,
+        query: str = "",
+        *,
+        method: str = "GET",
+        timeout_s: float = TIMEOUT_S,
+        also: int = 200,
+    ) -> bytes:
+        """The answer to one request. `also` is another status whose content is an answer, and no refusal.
+        Raises Unavailable, Busy, InvalidInput."""
         address = urlsplit(self.endpoint)
         assert address.hostname is not None
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=timeout_s)
@@ -70,7 +79,7 @@ class NodeClient:
                     f"The node at {self.endpoint} does not answer ({str(error) or type(error).__name__}).",
                     hint=f"{_START}.",
                 ) from None
-        if answer.status != 200:
+        if answer.status not in (200, also):
             raise _refused(answer.status, body)
         return body
 

@@ -1,5 +1,6 @@
-"""The commands `holdfast node list|drain|remove` and `holdfast cluster status`."""
+"""The commands `holdfast node list|can-stop|drain|remove` and `holdfast cluster status`."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from holdfast.base.clock import SystemClock
 from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
 from holdfast.node.config import Given
 
-app = typer.Typer(help="The nodes of the cluster: see, empty, remove.", no_args_is_help=True)
+app = typer.Typer(help="The nodes of the cluster: see, stop, empty, remove.", no_args_is_help=True)
 cluster_app = typer.Typer(help="The cluster as a whole.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(help="The node's name, as `holdfast node list` shows it.")]
@@ -22,6 +23,23 @@ def list_nodes(data: DataOption = None, config: ConfigOption = None, json: JsonO
     from holdfast.cli.noding import show_nodes
 
     show_nodes(read_config(config, Given(data=data)), SystemClock(), as_json=json)
+
+
+@app.command("can-stop")
+def can_stop(
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Take the word to stop: no other node has it at the same time.")
+    ] = False,
+    wait: Annotated[float, typer.Option("--wait", help="Ask again for so many seconds.", min=0.0)] = 0.0,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell whether the node that runs here can be taken down for a while (exit code 75: not now)."""
+    from holdfast.cli.noding import ask_can_stop
+
+    whole = read_config(config, Given(data=data))
+    asyncio.run(ask_can_stop(whole, SystemClock(), claiming=claim, wait_s=wait, as_json=json))
 
 
 @app.command()

@@ -7,14 +7,17 @@ import msgspec
 import typer
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import InvalidInput
+from holdfast.base.errors import Busy, InvalidInput
 from holdfast.cli.asking import show_status
 from holdfast.cli.client import NodeClient
 from holdfast.cli.output import console, nodes_view, show
 from holdfast.cli.storing import COMMAND_TIMEOUT_S, decoded
+from holdfast.node.can_stop import CAN_STOP_PATH, CLAIM_PATH, CanStop
 from holdfast.node.config import Config
 from holdfast.node.node_commands import NODES_PATH, NodeList
 from holdfast.node.stores import Done
+
+ASK_AGAIN_S = 2.0
 
 
 def show_nodes(config: Config, clock: Clock, *, as_json: bool) -> None:
@@ -36,6 +39,28 @@ def show_cluster(config: Config, clock: Clock, *, as_json: bool, watch: bool) ->
             "This node is alone: its index is embedded.", hint="`holdfast status` shows how it is."
         )
     show_status(config, clock, as_json=as_json, watch=watch)
+
+
+async def ask_can_stop(config: Config, clock: Clock, *, claiming: bool, wait_s: float, as_json: bool) -> None:
+    """Print whether the node that runs here can be taken down, asking again for up to `wait_s`. Raises Busy
+    when it cannot."""
+    until = clock.monotonic() + wait_s
+    path, method = (CLAIM_PATH, "POST") if claiming else (CAN_STOP_PATH, "GET")
+    while True:
+        client = NodeClient(config, clock)
+        raw = client.ask(path, method=method, timeout_s=COMMAND_TIMEOUT_S, also=412)
+        answer = decoded(raw, CanStop)
+        if answer.can_stop or clock.monotonic() >= until:
+            break
+        await clock.sleep(min(ASK_AGAIN_S, until - clock.monotonic()))
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+    if not answer.can_stop:
+        raise Busy(" ".join(["This node cannot be taken down now:", *answer.reasons]))
+    if not as_json:
+        typer.echo(
+            "This node has the word: stop it now." if claiming else "This node can be taken down for a while."
+        )
 
 
 def command_nodes(

@@ -1,7 +1,8 @@
 """Whether this node can be taken down for a while without anybody noticing. Pure.
 
 What must hold: nothing is rounded in favour of stopping. What is asked about is this node alone, as things
-are now; who stops several asks before each, and one at a time hears yes (`holdfast.cluster.stopping`).
+are now. To ask changes nothing; who is about to stop the node claims the word for it besides, which one at a
+time has (`holdfast.cluster.stopping`).
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -12,6 +13,7 @@ from holdfast.base.ids import StoreId
 from holdfast.node.others import Remote
 
 CAN_STOP_PATH = "/-/can-stop"
+CLAIM_PATH = f"{CAN_STOP_PATH}/claim"
 COUNT_FRESH_S = 15.0
 """A count of the packs that was begun longer ago is made anew."""
 
@@ -47,9 +49,9 @@ def stores_to_write(
     return sum(other.row.takes_new and other.id in there and is_up(other.id) for other in others)
 
 
-def told_before(node: str) -> str:
+def has_the_word(node: str) -> str:
     """Why this node may not stop although nothing speaks against it."""
-    return f"Node {node} was just told that it may stop: ask again when it is back, or in half a minute."
+    return f"Node {node} has the word to stop: ask again when it is back, or in half a minute."
 
 
 def may_stop(view: StopView) -> CanStop:

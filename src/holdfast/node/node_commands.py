@@ -1,4 +1,4 @@
-"""`holdfast node` inside the node: list, drain, remove.
+"""`holdfast node` inside the node: list, can-stop, drain, remove.
 
 Draining empties all stores of this node, and removing takes another one's rows away. What must hold: a node
 that is alive is never removed; one whose stores hold something that is not elsewhere goes only with `force`,
@@ -29,12 +29,13 @@ from holdfast.cluster.stopping import Stopping
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction
 from holdfast.node.can_stop import (
     CAN_STOP_PATH,
+    CLAIM_PATH,
     COUNT_FRESH_S,
     CanStop,
     StopView,
+    has_the_word,
     may_stop,
     stores_to_write,
-    told_before,
 )
 from holdfast.node.census import Census
 from holdfast.node.cluster import Draining
@@ -93,6 +94,7 @@ class NodeCommands:
         post = frozenset({"POST"})
         return {
             CAN_STOP_PATH: Route(self._answer_can_stop, signed=False),
+            CLAIM_PATH: Route(self._answer_claim, signed=True, methods=post),
             NODES_PATH: Route(self._answer_list, signed=True),
             f"{NODES_PATH}/drain": Route(self._answer_drain, signed=True, methods=post),
             f"{NODES_PATH}/remove": Route(self._answer_remove, signed=True, methods=post),
@@ -105,8 +107,9 @@ class NodeCommands:
         found = node_statuses(joining.members.values(), joining.name, joining.is_ready, now)
         return NodeList(joining.name, found)
 
-    async def can_stop(self) -> CanStop:
-        """Whether this node can be taken down. Who hears yes has the word for a while: others hear no."""
+    async def can_stop(self, *, claiming: bool = False) -> CanStop:
+        """Whether this node can be taken down. Who hears yes when `claiming` has the word for a while: others
+        hear no. Raises Unavailable."""
         keeper, census, joining = self._keeper, self._census, self._joining
         if self._clock.monotonic() - census.last.began_at > COUNT_FRESH_S:
             await census.whole()
@@ -126,8 +129,9 @@ class NodeCommands:
         )
         if not answer.can_stop or self._stopping is None or joining is None:
             return answer
-        other = await self._stopping.claim(joining.members)
-        return CanStop(False, (told_before(other),)) if other else answer
+        ask = self._stopping.claim if claiming else self._stopping.holder
+        other = await ask(joining.members)
+        return CanStop(False, (has_the_word(other),)) if other else answer
 
     async def drain(self, name: str, *, cancel: bool, forced: bool) -> Done:
         """Empty all stores of this node, or none. Raises InvalidInput with what that would cost, and of what
@@ -239,8 +243,14 @@ class NodeCommands:
     # Answers
 
     async def _answer_can_stop(self, request: AdminRequest) -> AdminAnswer:
+        return await self._whether_it_can(claiming=False)
+
+    async def _answer_claim(self, request: AdminRequest) -> AdminAnswer:
+        return await self._whether_it_can(claiming=True)
+
+    async def _whether_it_can(self, *, claiming: bool) -> AdminAnswer:
         try:
-            answer = await self.can_stop()
+            answer = await self.can_stop(claiming=claiming)
         except HoldfastError as error:
             answer = CanStop(False, (f"It cannot be found out: {error}",))
         return AdminAnswer(200 if answer.can_stop else 412, msgspec.json.encode(answer))
