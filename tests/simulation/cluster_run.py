@@ -1,7 +1,6 @@
 """One run of several nodes from one seed: clients at all of them, troubles, and in the end the proofs."""
 
 import asyncio
-import gc
 from unittest.mock import patch
 
 from msgspec import Struct
@@ -16,7 +15,7 @@ from tests.simulation.cluster_loop import run_pausable
 from tests.simulation.cluster_operator import ClusterOperator
 from tests.simulation.cluster_proofs import prove, until_settled, until_whole
 from tests.simulation.cluster_world import ClusterSettings, ClusterWorld, Machine
-from tests.simulation.run import BUCKETS, SCRUB_PASS_S, SeedFailed
+from tests.simulation.run import BUCKETS, SCRUB_PASS_S, SeedFailed, on_its_own
 
 CLIENTS = 4
 LAYOUTS = (
@@ -56,13 +55,8 @@ class Finished(Struct, frozen=True):
 
 def run_cluster_seed(seed: int) -> Finished:
     """Raises SeedFailed."""
-    gc.collect()
-    gc.disable()
-    try:
-        with patch("holdfast.chores.balance.BEGIN_BYTES", UNEVEN_BYTES):
-            return run_pausable(_run(seed))
-    finally:
-        gc.enable()
+    with on_its_own(), patch("holdfast.chores.balance.BEGIN_BYTES", UNEVEN_BYTES):
+        return run_pausable(_run(seed))
 
 
 async def _run(seed: int) -> Finished:

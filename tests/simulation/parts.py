@@ -183,15 +183,12 @@ class PluggedStore:
     """A store as one process sees it."""
 
     def __init__(self, inner: Store, power: Power, trace: Trace, nth: Nth, log: PutLog) -> None:
+        self.id = inner.id
         self._inner = inner
         self._log = log
         self._power = power
         self._trace = trace
         self._nth = nth
-
-    @property
-    def id(self) -> StoreId:
-        return self._inner.id
 
     async def put(
         self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -91,11 +93,21 @@ class SeedFailed(AssertionError):
 
 def run_seed(seed: int) -> Finished:
     """Raises SeedFailed."""
-    gc.collect()
-    gc.disable()  # when it runs depends on the machine; generators must end when the run says so
-    try:
+    with on_its_own():
         return run_virtual(_run(seed))
+
+
+@contextmanager
+def on_its_own() -> Iterator[None]:
+    """No garbage is collected while a run goes on: when that happens depends on the machine, and generators
+    must end when the run says so. Afterwards that of the run is, which is little beside all that is loaded."""
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
     finally:
+        gc.collect()
+        gc.unfreeze()
         gc.enable()
 
 
