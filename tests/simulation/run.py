@@ -100,7 +100,7 @@ def run_seed(seed: int) -> Finished:
 @contextmanager
 def on_its_own() -> Iterator[None]:
     """No garbage is collected while a run goes on: when that happens depends on the machine, and generators
-    must end when the run says so. Afterwards that of the run is, which is little beside all that is loaded."""
+    must end when the run says so. Afterwards its own is, which is little beside all that is loaded."""
     gc.disable()
     gc.freeze()
     try:
