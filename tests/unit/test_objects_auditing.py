@@ -323,6 +323,18 @@ async def test_parts_of_a_key_with_open_uploads_wait_until_they_end() -> None:
     await desk.audit()
 
 
+async def test_a_part_that_went_elsewhere_keeps_nothing_waiting_although_its_upload_is_open() -> None:
+    desk = await ready()
+    upload = (await desk.objects.create_upload(CreateUpload(bucket=BUCKET, key="key"))).upload
+    part = UploadPart(bucket=BUCKET, key="key", upload=upload, number=1, body=BytesBody(b"p" * 40))
+    await asyncio.gather(desk.objects.upload_part(part), abandon(desk, "lost", b"l" * 50))
+    (old,) = await packs_of(desk)
+    assert (await mover(desk)({old: 1 << 30}, RS, frozenset([old]))).moved == 1
+    report = await auditor(desk)(old)
+    assert (report.ended, report.bytes_found) == (Audited.FOUND, 50)
+    await desk.audit()
+
+
 async def test_a_manifest_that_does_not_account_for_every_byte_is_no_ground_for_anything() -> None:
     desk = await ready()
     lost = await abandon(desk, "key", b"l" * 50)

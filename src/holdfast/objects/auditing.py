@@ -100,13 +100,18 @@ class Auditing:
         """See to it that nobody comes any more for the pieces that nobody needs; whether that is so."""
         live = survey.extents()
         open_: dict[str, ManifestEntry] = {}
+        coming: list[str] = []
         for entry in entries:
             if Extent(pack, entry.offset, entry.length) in live:
                 continue
-            if entry.part and survey.uploads_of(entry):
-                return False  # a part of it may still come
             if not entry.part:
                 open_[entry.version] = entry
+            elif survey.uploads_of(entry):
+                coming.append(entry.version)
+        for start in range(0, len(coming), CLOSED_AT_ONCE):
+            parts = coming[start : start + CLOSED_AT_ONCE]
+            if None in await self._index.get([keys.dead_row(pack, part) for part in parts]):
+                return False  # it may still become one of an upload that is open
         owners = list(open_)
         for start in range(0, len(owners), CLOSED_AT_ONCE):
             some = owners[start : start + CLOSED_AT_ONCE]
