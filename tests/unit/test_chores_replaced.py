@@ -73,6 +73,22 @@ async def test_a_store_with_a_new_identity_has_lost_what_the_old_one_held() -> N
 
 
 @pytest.mark.virtual
+async def test_what_was_placed_at_a_store_that_had_gone_is_found_when_packs_are_counted() -> None:
+    world = World()
+    await world.put(1, A, B)
+    await world.walk()
+    world.topology = Topology([Location(A), Location(B)])
+    await world.walk()
+    await world.put(2, A, C)  # by a write that began before
+    world.chore.counted({A, B})
+    await world.walk()
+    assert not world.reports
+    world.chore.counted({A, B, C})
+    await world.walk()
+    assert world.reports == {(pack(2), 1)}
+
+
+@pytest.mark.virtual
 async def test_it_asks_again_until_nothing_is_left_there() -> None:
     world = World()
     await world.put(1, A, B)

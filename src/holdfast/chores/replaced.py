@@ -3,11 +3,16 @@
 That is: at stores that are not part of this installation any more (one that came back empty has a new
 identity, one that was taken out of the configuration has no slot), and at those that have been away for
 longer than there is patience for (`chores.away`). Rows say where shards are; no store is asked. All that
-is found is told to `Repair`, which keeps the most urgent, and added up as the debt of repairs. What must
-hold: a store that is only away for a while keeps its shards.
+is found is told to `Repair`, which keeps the most urgent, and added up as the debt of repairs.
+
+A write that was under way when its store went makes its row afterwards, when the walk is over: hours later,
+where an object is large and comes slowly. So each count of all packs (`counted`) says where their shards are,
+and a walk follows when some are at stores that are gone. What must hold: a store that is only away for a
+while keeps its shards.
 """
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from holdfast.base.clock import Clock
@@ -69,6 +74,12 @@ class FindReplaced:
     def took_over(self) -> None:
         """Another node may have written shards again: walk anew, for this one's repairs."""
         self._absence = self._settled = None
+
+    def counted(self, homes: AbstractSet[StoreId]) -> None:
+        """A count of all packs has found shards at these stores."""
+        absence = self._away.now()
+        if homes - absence.known or homes & absence.gone:
+            self._settled = None
 
     def progress(self) -> Progress:
         """Rows of the walk under way."""

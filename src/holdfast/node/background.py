@@ -347,6 +347,7 @@ class Background:
         written = self._health.written_since(count.began_at)
         known = [m for m in (self._default_m, count.redundancy_least, *written) if m]
         self._health.ejections_max = min(known, default=0)
+        self.replaced.counted(count.shards_at.keys())
 
     def _away_s(self) -> dict[StoreId, float]:
         return away_of(self._keeper, self._health, self._clock.monotonic())

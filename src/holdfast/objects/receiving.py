@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from holdfast.base.checksums import Buffer, ChecksumAlgorithm
 from holdfast.base.clock import Clock
+from holdfast.base.errors import Unavailable
 from holdfast.index.port import Transaction
 from holdfast.objects.digests import RunningDigests, Sums, check_expected, sum_whole
 from holdfast.objects.errors import IncompleteBody
@@ -66,9 +67,20 @@ class Received(Struct, frozen=True):
     extents: tuple[Extent, ...]
     sums: Sums
     receipt: Receipt
-    transactions: tuple[Transaction, ...]
     written: tuple[Written, ...]
     """Held until it is decided: who holds a pack may still make it."""
+
+    def transactions(self) -> tuple[Transaction, ...]:
+        """What makes its packs known; ask right before it is committed. Raises Unavailable when stores took
+        so much with them while the body was arriving that it could not be read any more."""
+        try:
+            for one in self.written:
+                one.check()
+        except Unavailable:
+            for one in self.written:
+                one.abandon()
+            raise
+        return tuple(transaction for one in self.written for transaction in one.transactions)
 
 
 Complete = Callable[[tuple[Extent, ...], Sums], bytes]
@@ -167,7 +179,6 @@ class Receiver:
             tuple(one.extent for one in written),
             sums,
             weakest([one.receipt for one in written]),
-            tuple(transaction for one in written for transaction in one.transactions),
             tuple(written),
         )
 

@@ -188,7 +188,7 @@ class Uploads:
         )
         row = attempt.row(received.sums, received.extents, received.receipt)
         change = attempt.transaction(upload.revision, row, alive=True)
-        decided = (await self._context.committer.decide((*received.transactions, change)))[-1]
+        decided = (await self._context.committer.decide((*received.transactions(), change)))[-1]
         if not decided.committed:
             await self._persist(upload, attempt, row, decided)
         return attempt.stored(received.sums, received.receipt)

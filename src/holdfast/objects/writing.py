@@ -267,7 +267,7 @@ class Writing:
         check_write(put.conditions, state.current, put.key)
         encoded = version.record(state.next_order, sums, extents)
         change = put_transaction(state, encoded, put.request, expects=_takes(encoded.record, tried))
-        decided = (await self._context.committer.decide((*received.transactions, change)))[-1]
+        decided = (await self._context.committer.decide((*received.transactions(), change)))[-1]
         if not decided.committed:
             where, certain = state.target, decided.certain
             await self._persist(put, tried, where, version, sums, extents, certain=certain, in_turn=False)

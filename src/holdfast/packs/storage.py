@@ -124,6 +124,7 @@ class Packs:
             landed.receipt,
             (row_transaction(landed),),
             lambda: self.settler.abandoned(landed.abandoned),
+            lambda: self.writer.check_there(landed),
         )
 
     def read(self, extents: Sequence[Extent], offset: int, length: int) -> AsyncIterator[Buffer]:

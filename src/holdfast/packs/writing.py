@@ -174,6 +174,17 @@ class Writer:
             hint="Bring stores back or free space; `holdfast status` names them.",
         )
 
+    def check_there(self, landed: Landed) -> None:
+        """Raises BelowFloor when a pack that has landed could not be read any more: its stores went since."""
+        needed = Layout(landed.row.scheme.k, landed.row.stored_bytes).real_data_shards
+        there = sum(place.store in self._stores for place in landed.row.places)
+        if there < needed:
+            raise BelowFloor(
+                "Stores went away with parts of the object while it was being sent: "
+                f"{there} shards of a pack are left, and {needed} are needed.",
+                hint="Send it again.",
+            )
+
     def candidates(self, exclude: set[StoreId], enough: int, *, when_full: bool = False) -> list[StoreId]:
         """Stores to write to, best first, in random order among equals: who has twice the room comes twice
         as often before the other. Suspect ones only when the others are not `enough`; full ones only, and
