@@ -21,7 +21,8 @@ from botocore.credentials import Credentials
 from holdfast.base.clock import SystemClock
 from holdfast.node.credentials import from_secret
 from holdfast.node.status import Status
-from tests.kit.drill import LOOK_EVERY_S, WHOLE_WITHIN_S, Load, Outcome, is_redundant
+from tests.kit.drill import LOOK_EVERY_S, WHOLE_WITHIN_S, Load, is_redundant
+from tests.kit.outcome import Outcome
 from tests.kit.s3 import Answer, call, render, sign
 from tests.kit.up import UpProcess
 

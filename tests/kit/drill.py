@@ -7,6 +7,7 @@ object is read back, and every shard on every disk is compared with what the byt
 """
 
 import asyncio
+import hashlib
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -27,6 +28,7 @@ from holdfast.base.clock import SystemClock
 from holdfast.node.status import NodeState, Status
 from holdfast.node.verification import Broken, Started, Summary, decode_line
 from tests.kit.drill_node import PIPE
+from tests.kit.outcome import Outcome
 from tests.kit.process import NodeProcess
 from tests.kit.s3 import ACCESS_KEY, SECRET_KEY, Answer, call
 
@@ -34,6 +36,7 @@ BUCKET = "drill"
 SIZES = (0, 1, 900, 4096, 20_000, 70_000, 300_000, 1_500_000)
 KEYS = 60
 ROOT = Path(__file__).resolve().parents[2]
+CHANGES = ("put", "delete")
 LOOK_EVERY_S = 0.1
 WHOLE_WITHIN_S = 90.0
 
@@ -92,54 +95,6 @@ class Done:
     error: str = ""
 
 
-@dataclass
-class Outcome:
-    """What a drill came to. Times in seconds; None where it did not come to pass."""
-
-    name: str
-    requests: int = 0
-    failed: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    longest_s: float = 0.0
-    gaps_s: dict[str, float] = field(default_factory=dict)
-    detected_s: float | None = None
-    redundant_s: float | None = None
-
-    def check(self) -> None:
-        """The bars that count: nothing failed, nothing lost, nothing wrong."""
-        assert (self.failed, self.wrong, self.lost) == ([], [], []), self.row()
-
-    def row(self) -> str:
-        """A line of the table."""
-
-        def told(seconds: float | None) -> str:
-            return "-" if seconds is None else f"{seconds:.2f} s"
-
-        gap = max(self.gaps_s.values(), default=0.0)
-        return (
-            f"{self.name:<42} {self.requests:>8} {len(self.failed):>6} {len(self.lost):>5} "
-            f"{len(self.wrong):>5} {self.longest_s:>9.2f} s {gap:>7.2f} s "
-            f"{told(self.detected_s):>10} {told(self.redundant_s):>10}"
-        )
-
-
-HEADING = (
-    f"{'fault':<42} {'requests':>8} {'failed':>6} {'lost':>5} {'wrong':>5} "
-    f"{'longest':>11} {'gap':>9} {'detected':>10} {'whole':>10}"
-)
-
-
-def show(outcomes: list[Outcome]) -> None:
-    """The table, for whoever looks, and for `make drill`."""
-    for line in (HEADING, *(outcome.row() for outcome in outcomes)):
-        print(line)  # noqa: T201
-    if path := os.environ.get("HOLDFAST_DRILL_TABLE"):
-        with Path(path).open("a") as table:
-            heading = [] if table.tell() else [HEADING]
-            table.writelines(f"{line}\n" for line in (*heading, *(outcome.row() for outcome in outcomes)))
-
-
 class Load:
     """Requests at a fixed rate, each key used by one of them at a time; knows what each key may hold."""
 
@@ -151,8 +106,10 @@ class Load:
         self._clock = SystemClock()
         self._busy: set[str] = set()
         self.possible: dict[str, list[Content]] = {}
+        self._past: dict[str, set[Content]] = {}
         self.done: list[Done] = []
         self.wrong: list[str] = []
+        self.stale: list[str] = []
         self._running: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -217,7 +174,8 @@ class Load:
             return f"get {key}: {answer.status} {answer.body[:300]!r}"
         found = None if answer.status == 404 else answer.body
         if found not in may_be:
-            self.wrong.append(f"{key} holds {_told(found)}, promised was {[_told(one) for one in may_be]}")
+            told = f"{key} holds {_told(found)}, promised was {[_told(one) for one in may_be]}"
+            (self.stale if _mark(found) in self._past.get(key, ()) else self.wrong).append(told)
         return ""
 
     async def _put(self, key: str) -> str:
@@ -233,6 +191,7 @@ class Load:
         answer = await self._ask(method, f"/{BUCKET}/{key}", content or b"")
         if answer.status not in (200, 204):
             return f"{method} {key}: {answer.status} {answer.body[:300]!r}"
+        self._past.setdefault(key, set()).update(_mark(one) for one in before)
         self.possible[key] = [content]
         return ""
 
@@ -277,8 +236,11 @@ class Load:
         done, self.done = self.done, []
         outcome.requests += len(done)
         outcome.failed += [one.error for one in done if one.error]
+        outcome.acknowledged += sum(one.what in CHANGES and not one.error for one in done)
         outcome.wrong, self.wrong = outcome.wrong + self.wrong, []
-        outcome.longest_s = max([outcome.longest_s, *(one.over - one.due for one in done)])
+        outcome.stale, self.stale = outcome.stale + self.stale, []
+        outcome.took_s += [one.over - one.due for one in done]
+        outcome.longest_s = max([outcome.longest_s, *outcome.took_s])
         for what in sorted({one.what for one in done}):
             gap_s = _longest_gap([one for one in done if one.what == what])
             outcome.gaps_s[what] = max(outcome.gaps_s.get(what, 0.0), gap_s)
@@ -293,6 +255,11 @@ def _longest_gap(done: list[Done]) -> float:
         longest = max(longest, success.over - waiting)
         last = success.over
     return longest
+
+
+def _mark(content: Content) -> Content:
+    """What to know a content by when it is no more."""
+    return None if content is None else hashlib.sha256(content).digest()
 
 
 def _told(content: Content) -> str:

@@ -26,10 +26,11 @@ from holdfast.node.status import Status
 from holdfast.node.verification import Broken, Started, Summary, decode_line
 from tests.kit.balancer import SECRET as BALANCER_SECRET
 from tests.kit.balancer import BalancerProcess
-from tests.kit.drill import LOOK_EVERY_S, Ask, Load, Outcome, is_redundant, show
+from tests.kit.drill import LOOK_EVERY_S, Ask, Load, is_redundant
 from tests.kit.etcd import EtcdCluster, EtcdProcess
 from tests.kit.keeper import leave
 from tests.kit.network import Network, Part, inside
+from tests.kit.outcome import Outcome, show
 from tests.kit.process import NodeProcess
 from tests.kit.s3 import ACCESS_KEY, SECRET_KEY, Answer, let_go, read_answer, render, sign
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.cluster_drill import ClusterDrill, what_is_left
-from tests.kit.drill import Outcome, show
+from tests.kit.outcome import Outcome, show
 from tests.kit.process import wait_until
 from tests.kit.s3 import let_go
 from tests.kit.up import UpProcess

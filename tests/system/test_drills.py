@@ -19,8 +19,9 @@ import pytest
 
 from holdfast.node.status import Status
 from tests.kit.audit import Audit, audit
-from tests.kit.drill import Drill, DrillNode, Load, is_out, show, store_is
+from tests.kit.drill import Drill, DrillNode, Load, is_out, store_is
 from tests.kit.harm import Harm, harmed
+from tests.kit.outcome import show
 from tests.kit.regions import index_regions
 from tests.kit.s3 import call
 from tests.kit.trees import flip_bytes, shard_files

@@ -18,7 +18,8 @@ from holdfast.base.clock import SystemClock
 from holdfast.base.randomness import SystemRandomness
 from holdfast.up.folder import Home
 from tests.kit.cluster_drill import ClusterDrill
-from tests.kit.drill import LOOK_EVERY_S, Outcome, show
+from tests.kit.drill import LOOK_EVERY_S
+from tests.kit.outcome import Outcome, show
 from tests.kit.process import wait_until
 from tests.kit.storm import POLITE, Storm, part
 from tests.kit.up import UpProcess

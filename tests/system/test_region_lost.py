@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.base.clock import SystemClock
 from tests.kit.cluster_drill import ClusterDrill
-from tests.kit.drill import show
+from tests.kit.outcome import show
 from tests.kit.up import UpProcess
 
 pytestmark = [
