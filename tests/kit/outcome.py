@@ -42,7 +42,7 @@ class Outcome:
 
     def row(self) -> str:
         """A line of the table."""
-        gap = max(self.gaps_s.values(), default=0.0)
+        gap = max(self.gaps_s.values(), default=None)
         counted = (
             self.requests,
             self.acknowledged,
@@ -55,7 +55,7 @@ class Outcome:
         times = (
             self.part_s(0.5),
             self.part_s(0.99),
-            self.longest_s,
+            self.longest_s if self.requests else None,
             gap,
             self.detected_s,
             self.switched_s,
@@ -63,7 +63,7 @@ class Outcome:
         )
         return _line(
             self.name,
-            ["-" if number is None else str(number) for number in counted],
+            ["-" if number is None or not self.requests else str(number) for number in counted],
             ["-" if seconds is None else f"{seconds:.2f} s" for seconds in times],
         )
 

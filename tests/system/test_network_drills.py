@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.balance.nodes_cluster import EJECT_PERCENT_MAX
+from tests.kit.ejections import Ejections
 from tests.kit.networked import NetworkDrill, drilling, silent
 from tests.kit.s3 import Answer
 
@@ -86,15 +88,11 @@ def test_packets_are_lost_late_and_doubled(tmp_path: Path) -> None:
             for part in parts:
                 part.disturb()
 
-        outcome = await drill.run("23 5 % loss, jitter, duplicates", disturb, end, lasts_s=5)
+        async with Ejections(drill.cluster.balancers, drill.cluster.nodes[0].ask) as ejections:
+            outcome = await drill.run("23 5 % loss, jitter, duplicates", disturb, end, lasts_s=5)
+        outcome.ejected = ejections.count
         outcome.check()
-        ejected = [
-            node["address"]
-            for balancer in drill.cluster.balancers
-            for node in balancer.status()["nodes"]
-            if node["state"] == "left out"
-        ]
-        assert len(set(ejected)) < len(parts), ejected
+        assert ejections.at_once <= len(parts) * EJECT_PERCENT_MAX / 100, ejections.at_once
 
     drilling(tmp_path, drills, rate=RATE, seconds=SECONDS, relayed=True)
 

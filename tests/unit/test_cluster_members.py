@@ -194,8 +194,9 @@ async def test_a_node_that_was_removed_stops_and_says_why() -> None:
     index, clock, one, two_ = await two()
     gone = Transaction((), (), (node_row("n2"), beat_row("n2")))
     await index.commit([gone])
-    await clock.sleep(2)
+    await clock.sleep(LOOK_EVERY_S + 0.1)
     assert one.sight("n2") is None
+    await clock.sleep(BEAT_EVERY_S)
     assert "was removed" in str(two_.fenced[0])
     assert not two_.presence.is_ready
     (beat,) = await index.get([beat_row("n2")])

@@ -18,10 +18,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from holdfast.balance.patience import KNOWN_S
 from holdfast.balance.view import Endpoint, View, split_address, view_of
 from holdfast.base.errors import Damaged, InvalidInput, Unavailable
 from holdfast.base.randomness import Randomness
 from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
+from holdfast.cluster.members import LOOK_EVERY_S as MEMBERS_LOOK_EVERY_S
 from holdfast.cluster.telling import (
     MEMBERS_PATH,
     NONCE_BYTES,
@@ -36,6 +38,7 @@ LOOK_EVERY_S = 0.25
 ASK_S = 0.5
 """A node that takes longer is passed over, so that one that hangs delays what the others tell by little."""
 ANSWER_BYTES_MAX = 1 << 20
+assert MEMBERS_LOOK_EVERY_S + LOOK_EVERY_S < KNOWN_S
 FORMAT = 1
 
 

@@ -107,10 +107,10 @@ def _check() -> Json:
     return {
         "timeout": seconds(patience.CHECK_TIMEOUT_S),
         "interval": every,
-        "interval_jitter_percent": 10,
+        "interval_jitter_percent": round(100 * patience.CHECK_JITTER),
         "no_traffic_interval": every,
         "unhealthy_interval": every,
-        "unhealthy_threshold": 2,
+        "unhealthy_threshold": patience.CHECKS_FAILED,
         "healthy_threshold": 1,
         "http_health_check": {"path": READY_PATH},
     }

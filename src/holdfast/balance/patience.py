@@ -36,9 +36,14 @@ CLIENT_IDLE_S = 300.0
 HEAD_S = 15.0
 """What a client may take to send a head."""
 
-CHECK_EVERY_S = 0.5
+CHECK_EVERY_S = 0.3
 CHECK_TIMEOUT_S = 2.0
+CHECKS_FAILED = 2
+CHECK_JITTER = 0.1
+KNOWN_S = 1.0
+"""What becomes of a node is known to every balancer by then, also that it died while nobody asks anything."""
 
+assert CHECKS_FAILED * CHECK_EVERY_S * (1 + CHECK_JITTER) < KNOWN_S
 assert NODE_S < REQUEST_S < CLIENT_S, "who knows most gives up first"
 assert _WIRE.idle_s > UPSTREAM_IDLE_S, "Envoy lets go first"
 assert _WIRE.stall_s < STREAM_STILL_S, "the node judges bodies that stand still"
