@@ -6,6 +6,7 @@ the chores that delete are not even built then, and end when it turns out later.
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
 
 from msgspec import Struct
@@ -104,8 +105,8 @@ class FeltRequests:
 class Background:
     """All chores of a node. `tell` takes a sentence about what happened; `may_delete` is whether the index
     can be trusted with that; `holder` is this process on leases; `cluster` is for where there are several
-    nodes; `under_way` says how many requests of clients are; `fit` is what becomes of `scheme`, given the
-    stores that there are."""
+    nodes; `under_way` says how many requests of clients are; `verifying` are threads for it; `fit` is what
+    becomes of `scheme`, given the stores that there are."""
 
     def __init__(
         self,
@@ -124,6 +125,7 @@ class Background:
         holder: str,
         cluster: Cluster | None = None,
         under_way: Callable[[], int],
+        verifying: Executor | None = None,
         paces: Paces = PACES,
     ) -> None:
         self._paces = paces
@@ -142,7 +144,7 @@ class Background:
         self._rewriter = rewriter = Rewriter(
             stores, topology, index, packs.rows, packs.reader, packs.writer, giving_way, randomness
         )
-        verifier = Verifier(stores, index, packs.rows, packs.reader, giving_way)
+        verifier = Verifier(stores, index, packs.rows, packs.reader, giving_way, verifying)
         away = Away(self._away_s, lambda: frozenset(topology().stores), settings.away_patience_s)
         self.repair = Repair(
             rewriter,

@@ -9,6 +9,7 @@ fails; and nobody is served before everything is there.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -67,6 +68,8 @@ from holdfast.wire.exchange import Limits as ServerLimits
 
 NOTE_EVERY_S = 60.0
 DRAIN_S = 10.0
+VERIFYING_THREADS = 2
+"""For scrub and its like: the work of a thread is mostly done without the interpreter lock."""
 """How long requests under way may take to finish once the node stops."""
 
 LINGER_S = 2.0
@@ -148,6 +151,8 @@ class Node:
         stack.push_async_callback(self._events.stop)
         if self.joining is not None:
             stack.push_async_callback(self.joining.close)
+        self._verifying = ThreadPoolExecutor(VERIFYING_THREADS, "holdfast-verifying")
+        stack.callback(self._verifying.shutdown, wait=False)
         self._build_packs(index, randomness)
         stack.push_async_callback(self._packs.close)
         stack.callback(self._objects.close)
@@ -324,9 +329,10 @@ class Node:
             holder=self._boot,
             cluster=cluster,
             under_way=lambda: self._server.in_flight,
+            verifying=self._verifying,
         )
         keeper.on_attached = self._attached
-        verifier = Verifier(keeper.attached, index, packs.rows, packs.reader, clock)
+        verifier = Verifier(keeper.attached, index, packs.rows, packs.reader, clock, self._verifying)
 
         def verify_all() -> AsyncIterator[PackReport]:
             # What recovery needs is read as well, and mended by who keeps it.

@@ -39,7 +39,9 @@ def parity(scheme: Scheme, stripe: Buffer) -> list[Buffer]:
     return [memoryview(redundant) for redundant in made]
 
 
-def strangers(scheme: Scheme, units: Mapping[int, Buffer], unit_bytes: int) -> list[int]:
+def strangers(
+    scheme: Scheme, units: Mapping[int, Buffer], unit_bytes: int, *, in_thread: bool = False
+) -> list[int]:
     """Of more than k units of a stripe, those that are not what the first k make of them."""
     shards = sorted(units)
     basis, others = shards[: scheme.k], shards[scheme.k :]
@@ -55,7 +57,7 @@ def strangers(scheme: Scheme, units: Mapping[int, Buffer], unit_bytes: int) -> l
         size = min(_PIECE_BYTES, unit_bytes - at)
         if not made or len(made[0]) != size:
             made = [bytearray(size) for _ in others]
-        table.make([views[shard][at : at + size] for shard in basis], made, size)
+        table.make([views[shard][at : at + size] for shard in basis], made, size, in_thread=in_thread)
         for shard, right in zip(others, made, strict=True):
             # A bytearray on the left: memory views are compared item by item, 6 ms a MiB.
             if right != views[shard][at : at + size]:

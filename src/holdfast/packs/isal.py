@@ -1,9 +1,11 @@
 """ISA-L, which multiplies in GF(2^8), called as it is: over memory where it lies, without copies.
 
 The library comes with PyECLib's wheel; where PyECLib was built from source, the system has it. A `Table`
-makes some units of a stripe from k others. What must hold: every address that the library is given belongs to
-a buffer of the length that it is told, which is held and cannot move until it returns: the interpreter lock
-is kept meanwhile, for the 20 microseconds that a stripe takes.
+makes some units of a stripe from k others. What must hold: every address that the library is given belongs
+to a buffer of the length that it is told, which is held and cannot move until it returns.
+
+The interpreter lock is kept for the 20 microseconds that a stripe takes: to get it back may cost more, beside
+threads that want it. Only who works in a thread lets go of it.
 
 The matrix is that of liberasurecode's `isa_l_rs_cauchy`: the identity, and below it 1 / (i ^ j) for row
 i >= k and column j. Any k of its rows can be inverted.
@@ -12,6 +14,7 @@ i >= k and column j. Any k of its rows can be inverted.
 import ctypes
 import ctypes.util
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,33 +59,46 @@ _let_go.restype = None
 class Table:
     """Makes units of other units of the same stripe: `of(basis, wanted)` of a scheme."""
 
-    __slots__ = ("_from", "_multiply", "_table", "_to")
+    __slots__ = ("_from", "_table", "_to")
 
     def __init__(self, coefficients: Sequence[Sequence[int]]) -> None:
         self._from, self._to = len(coefficients[0]), len(coefficients)
         flat = bytes(value for row in coefficients for value in row)
         self._table = ctypes.create_string_buffer(_TABLE_BYTES * len(flat))
         _library().ec_init_tables(self._from, self._to, flat, self._table)
-        self._multiply = _library().ec_encode_data
 
-    def make(self, sources: Sequence[Buffer], results: Sequence[bytearray | memoryview], size: int) -> None:
-        """Fill `results` from `sources`, all of `size` bytes."""
+    def make(
+        self,
+        sources: Sequence[Buffer],
+        results: Sequence[bytearray | memoryview],
+        size: int,
+        *,
+        in_thread: bool = False,
+    ) -> None:
+        """Fill `results` from `sources`, all of `size` bytes; `in_thread` lets go of the interpreter lock."""
         assert len(sources) == self._from
         assert len(results) == self._to
-        given = (ctypes.c_void_p * self._from)(*_addresses(sources, size, _READABLE))
-        made = (ctypes.c_void_p * self._to)(*_addresses(results, size, _WRITABLE))
-        self._multiply(size, self._from, self._to, self._table, given, made)
+        with _held(sources, size, _READABLE) as given, _held(results, size, _WRITABLE) as made:
+            multiply = _library(in_thread).ec_encode_data
+            multiply(size, self._from, self._to, self._table, given, made)
 
 
-def _addresses(buffers: Sequence[Buffer], size: int, access: int) -> Iterator[int]:
-    """Where buffers lie: true as long as the caller holds them, and the interpreter lock."""
-    view = _View()
-    for buffer in buffers:
-        _look(buffer, view, access)
-        address, length = view.buf, view.len
-        _let_go(view)
-        assert length == size, "units of one stripe differ in length"
-        yield address
+@contextmanager
+def _held(buffers: Sequence[Buffer], size: int, access: int) -> Iterator[ctypes.Array[ctypes.c_void_p]]:
+    """Where buffers lie; none can be resized or freed meanwhile."""
+    views: list[_View] = []
+    addresses = (ctypes.c_void_p * len(buffers))()
+    try:
+        for at, buffer in enumerate(buffers):
+            view = _View()
+            _look(buffer, view, access)
+            views.append(view)
+            assert view.len == size, "units of one stripe differ in length"
+            addresses[at] = view.buf
+        yield addresses
+    finally:
+        for view in views:
+            _let_go(view)
 
 
 @lru_cache(maxsize=4096)
@@ -119,10 +135,11 @@ def _product(row: Sequence[int], column: Sequence[int]) -> int:
 
 
 @cache
-def _library() -> ctypes.PyDLL:
+def _library(lets_go: bool = False) -> ctypes.CDLL:
+    """The library, whose calls let go of the interpreter lock or keep it."""
     for name in _names():
         try:
-            found = ctypes.PyDLL(name)
+            found = ctypes.CDLL(name) if lets_go else ctypes.PyDLL(name)
         except OSError:
             continue
         found.gf_inv.argtypes, found.gf_inv.restype = (ctypes.c_ubyte,), ctypes.c_ubyte

@@ -490,10 +490,11 @@ class Reader:
         except (Damaged, ShardUnreadable) as error:
             self._on_damage(known.pack, shard, str(error))
             raise
-        self._check_blocks(known, shard, data, table, first)
+        self.check_blocks(known, shard, data, table, first)
         return data
 
-    def _check_blocks(self, known: KnownPack, shard: int, data: Buffer, table: Buffer, first: int) -> None:
+    def check_blocks(self, known: KnownPack, shard: int, data: Buffer, table: Buffer, first: int) -> None:
+        """Whether blocks of a shard are right. Raises WrongBytes, after telling what is wrong."""
         wrong = wrong_blocks(data, table, known.seeds[shard], first)
         if wrong:
             place = known.places[shard]
@@ -511,9 +512,17 @@ class Reader:
     async def from_medium(
         self, known: KnownPack, shard: int, first: int, count: int, table: Buffer | None = None
     ) -> tuple[Buffer, Buffer]:
-        """Blocks of one shard and its table of checksums, from the medium, in one call. Without the table
-        (then `first` is 0), all of its file that is not blocks is read and verified as well: what it says of
-        itself, and that nothing was added to it. Raises as `shard_blocks`."""
+        """Blocks of one shard, verified, and its table of checksums, from the medium, in one call. Without
+        the table (then `first` is 0), all of its file that is not blocks is read and verified as well: what
+        it says of itself, and that nothing was added to it. Raises as `shard_blocks`."""
+        data, table = await self.unverified(known, shard, first, count, table)
+        self.check_blocks(known, shard, data, memoryview(table)[4 * first : 4 * (first + count)], first)
+        return data, table
+
+    async def unverified(
+        self, known: KnownPack, shard: int, first: int, count: int, table: Buffer | None = None
+    ) -> tuple[Buffer, Buffer]:
+        """As `from_medium`, for callers who then verify the blocks themselves."""
         place = known.places[shard]
         store = self._stores.get(place.store)
         if store is None:
@@ -536,8 +545,6 @@ class Reader:
         except (Damaged, ShardUnreadable) as error:
             self._on_damage(known.pack, shard, str(error))
             raise
-        entries = memoryview(table)[4 * first : 4 * (first + count)]
-        self._check_blocks(known, shard, data, entries, first)
         return data, table
 
 

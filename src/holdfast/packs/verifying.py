@@ -1,15 +1,18 @@
 """Reading every shard of every pack from the medium, and saying what is whole, degraded or lost.
 
 Independent of the read path's favours: no hedging, no cache, no stopping at k. All shards are read side by
-side, a chunk ahead of what is being looked at. Shards that are right in themselves are compared with each
-other by encoding again, so that parity that does not belong to its data, or the other way round, is found,
-too, and whose fault it is (`packs.blaming`). What is found is told to the reader's `on_damage`, so that it
-is mended. What must hold: a pack is called whole only when every byte of every shard was read and agrees.
+side, a chunk ahead of what is being looked at (`packs.examining`, in a thread where it is much). Shards that
+are right in themselves are compared with each other by encoding again, so that parity that does not belong
+to its data, or the other way round, is found, too, and whose fault it is (`packs.blaming`). What is found is
+told to the reader's `on_damage`, so that it is mended. What must hold: a pack is called whole only when every
+byte of every shard was read and agrees.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Executor
 from enum import Enum
+from functools import partial
 
 from msgspec import Struct
 
@@ -18,9 +21,12 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Damaged, HoldfastError
 from holdfast.base.ids import PackId, StoreId
 from holdfast.index.port import Index, Row, prefix_end
-from holdfast.packs.blaming import agree, blame
+from holdfast.packs.blaming import blame
 from holdfast.packs.errors import PackGone
-from holdfast.packs.reading import Reader
+from holdfast.packs.examining import Chunk, Found, examine, units_of
+from holdfast.packs.folding import Run
+from holdfast.packs.layout import BLOCK_BYTES
+from holdfast.packs.reading import Reader, WrongBytes
 from holdfast.packs.rows import KnownPack, PackRows, decode_row
 from holdfast.scheme import Scheme
 from holdfast.stores.port import ShardUnreadable, Store
@@ -32,6 +38,10 @@ SHARD_READ_BYTES = 1 << 20
 
 PACK_READ_BYTES = 8 << 20
 """Most bytes of all shards together that are read at once; the next chunk needs as much again."""
+
+
+IN_THREAD_BYTES_MIN = 512 << 10
+"""What is verified in a thread; less takes less time than to send it there."""
 
 
 class PackHealth(Enum):
@@ -65,12 +75,19 @@ class PackReport(Struct, frozen=True):
 
 
 class Verifier:
-    """Verifies packs one after the other."""
+    """Verifies packs one after the other; what is large in `threads`, if there are some."""
 
     def __init__(
-        self, stores: Mapping[StoreId, Store], index: Index, rows: PackRows, reader: Reader, clock: Clock
+        self,
+        stores: Mapping[StoreId, Store],
+        index: Index,
+        rows: PackRows,
+        reader: Reader,
+        clock: Clock,
+        threads: Executor | None = None,
     ) -> None:
         self._stores = stores
+        self._threads = threads
         self._index = index
         self._rows = rows
         self._reader = reader
@@ -103,7 +120,7 @@ class Verifier:
             known = fresh
 
     async def _verify(self, known: KnownPack) -> PackReport:
-        look = _Look(known, self._faults_on_record(known), {}, set())
+        look = _Look(known, self._faults_on_record(known), {}, set(), set())
         stripes = known.layout.stripes
         chunk = _chunk_stripes(known)
         ahead = asyncio.create_task(self._read(look, 0, min(chunk, stripes)))
@@ -146,7 +163,7 @@ class Verifier:
         )
 
     async def _read(self, look: "_Look", first: int, end: int) -> dict[int, Buffer]:
-        """The units of some stripes, shard by shard, all shards side by side."""
+        """The units of some stripes, shard by shard, all shards side by side; as they are."""
         known = look.known
         block, _ = known.layout.blocks_of(first)
         count = sum(known.layout.blocks_of(stripe)[1] for stripe in range(first, end))
@@ -157,34 +174,56 @@ class Verifier:
     async def _read_shard(self, look: "_Look", shard: int, block: int, count: int) -> Buffer | None:
         known = look.known
         try:
-            data, look.tables[shard] = await self._reader.from_medium(
+            data, look.tables[shard] = await self._reader.unverified(
                 known, shard, block, count, look.tables.get(shard)
             )
         except (Damaged, ShardUnreadable) as error:
-            look.faults[shard] = ShardFault(shard, known.places[shard].store, str(error))
+            self._fault(look, shard, str(error))
             return None
         except HoldfastError as error:
             look.faults[shard] = ShardFault(
                 shard, known.places[shard].store, f"cannot be read: {error}", in_doubt=True
             )
             return None
-        look.bytes_read += len(data)
         return data
 
+    def _fault(self, look: "_Look", shard: int, what: str) -> None:
+        look.faults[shard] = ShardFault(shard, look.known.places[shard].store, what)
+
     async def _compare(self, look: "_Look", first: int, end: int, read: Mapping[int, Buffer]) -> None:
-        """Whether the shards of some stripes, each right in itself, agree with each other."""
-        known, scheme = look.known, look.known.row.scheme
-        at = 0
-        for stripe in range(first, end):
-            unit = known.layout.unit_of(stripe)
-            units: dict[int, Buffer] = {
-                shard: memoryview(data)[at : at + unit] for shard, data in read.items()
-            }
-            units.update(dict.fromkeys(known.virtual, bytes(unit)))
-            at += unit
-            if len(units) > scheme.k and not agree(scheme, units, unit):
-                self._accuse(look, units, unit, stripe)
-            await self._clock.sleep(0)
+        """Whether the shards of some stripes are right, each in itself, and agree with each other."""
+        known = look.known
+        block, _ = known.layout.blocks_of(first)
+        runs = {
+            # What was found wrong while this was read is not looked at twice.
+            shard: Run(data, _entries(look, shard, block, data), known.seeds[shard] + block)
+            for shard, data in read.items()
+            if shard not in look.wrong
+        }
+        units = tuple(known.layout.unit_of(stripe) for stripe in range(first, end))
+        chunk = Chunk(known.row.scheme, runs, tuple(known.virtual), units)
+        found = await self._examine(chunk)
+        look.wrong |= set(found.wrong)
+        for shard in found.wrong:
+            data = runs[shard].data
+            try:
+                self._reader.check_blocks(known, shard, data, runs[shard].entries, block)
+            except WrongBytes as error:
+                self._fault(look, shard, str(error))
+            else:
+                raise AssertionError(f"blocks of shard {shard} are wrong together, and right one by one")
+        right = {shard: run for shard, run in runs.items() if shard not in found.wrong}
+        look.bytes_read += sum(len(run.data) for run in right.values())
+        for number in found.disagree:
+            self._accuse(look, units_of(chunk, right, number), units[number], first + number)
+        await self._clock.sleep(0)
+
+    async def _examine(self, chunk: Chunk) -> Found:
+        size = sum(len(run.data) for run in chunk.runs.values())
+        if self._threads is None or size < IN_THREAD_BYTES_MIN:
+            return examine(chunk, in_thread=False)
+        call = partial(examine, chunk, in_thread=True)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _accuse(self, look: "_Look", units: Mapping[int, Buffer], unit: int, stripe: int) -> None:
         known = look.known
@@ -218,7 +257,12 @@ class _Look(Struct):
     faults: dict[int, ShardFault]
     tables: dict[int, Buffer]
     condemned: set[int]
+    wrong: set[int]
     bytes_read: int = 0
+
+
+def _entries(look: _Look, shard: int, block: int, data: Buffer) -> Buffer:
+    return memoryview(look.tables[shard])[4 * block : 4 * block + len(data) // (BLOCK_BYTES // 4)]
 
 
 def _chunk_stripes(known: KnownPack) -> int:
