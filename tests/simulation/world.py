@@ -95,8 +95,10 @@ class Slot:
         if self.image is None:
             return
         id, blobs, identity = self.image
+        was_taken = self.memory is self.memory_in_use
         old = self._pull(), self.identity
-        self._right = self._right or old
+        if self._right is None or was_taken:  # an image that was taken into use is right from then on
+            self._right = old
         self.memory, self.identity = self._disk(id), identity
         for name, content in blobs.items():
             self.memory.spoil(name, content)
