@@ -223,6 +223,12 @@ def test_what_the_chart_starts_is_a_node_and_a_balancer_before_it(tmp_path: Path
         client.create_bucket(Bucket="bucket")
         client.put_object(Bucket="bucket", Key="key", Body=b"body")
         assert client.get_object(Bucket="bucket", Key="key")["Body"].read() == b"body"
+        # What Kubernetes does before it stops a node: the only one there is may not go.
+        before = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        before[before.index("--wait") + 1] = "0"
+        asked = [put_in_place(word, places) for word in before]
+        done = subprocess.run([PROGRAM, *asked[1:]], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "No other node is ready" in done.stdout + done.stderr) == (75, True), done
         assert node.stop() == 0
 
 
