@@ -20,6 +20,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from holdfast.balance.admin import Admin
+from holdfast.balance.bootstrap import Files
+from holdfast.balance.nodes_cluster import CLUSTER, EJECT_AFTER, LEFT_OUT_S, READY_PATH
+from holdfast.balance.settings import DIRECTORY_DEFAULT
+from holdfast.base.clock import SystemClock
 from holdfast.cli.main import run
 from tests.kit.balancer import SECRET, BalancerProcess
 from tests.kit.ports import free_ports
@@ -29,6 +34,7 @@ from tests.kit.upstream import Asked, Told, Upstream
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
+EJECTIONS = f"cluster.{CLUSTER}.outlier_detection.ejections_enforced_total"
 
 
 class Got(NamedTuple):
@@ -192,13 +198,24 @@ def test_health_that_lies_well_fails_five_requests_at_most(tmp_path: Path, stack
     rig = Rig(tmp_path, stack, count=3)
     liar = rig.nodes[0]
     liar.behave = lambda _: Told(500, b"<Error/>")
-    number = 0
-    while len(liar.requests) < 5:
-        # Copies are never sent again, so that each wrong answer shows.
-        number += 1
-        got = ask(rig.port, "PUT", f"/b/{number}", x_amz_copy_source="b/k")
-        assert got.status in (200, 500)
-    wait_until("it to be left out", lambda: rig.states()[liar.address] == "left out")
+    clock, envoy = SystemClock(), Admin(Files(rig.balancer.home / DIRECTORY_DEFAULT).admin)
+
+    def checks() -> int:
+        return sum(asked.target == READY_PATH for asked in liar.asked)
+
+    while True:
+        began, wrong, times = clock.monotonic(), len(liar.requests), envoy.number(EJECTIONS)
+        while len(liar.requests) < wrong + EJECT_AFTER:
+            # Copies are never sent again, so that each wrong answer shows.
+            assert ask(rig.port, "PUT", "/b/k", x_amz_copy_source="b/k").status in (200, 500)
+        wait_until("it to be left out", lambda times=times: envoy.number(EJECTIONS) > times)
+        # That it says it is ready does not bring it back.
+        until = checks() + 2
+        wait_until("it to be checked", lambda until=until: checks() >= until, look_every_s=0.02)
+        state = rig.states()[liar.address]
+        if clock.monotonic() - began < LEFT_OUT_S:  # else the machine was busy, and it may be back
+            assert state == "left out"
+            break
     assert all(ask(rig.port).status == 200 for _ in range(10)), "reads never notice"
 
 

@@ -20,6 +20,8 @@ READY_PATH = "/-/ready"
 TYPES = "type.googleapis.com/"
 EJECT_AFTER = 5
 EJECT_PERCENT_MAX = 50
+LEFT_OUT_S = 3.0
+"""For how long a node is left out at first; so much longer each time that it is left out again soon."""
 HEADERS_MAX = 1000
 BUFFER_BYTES = 256 << 10
 _MANY = 1_000_000
@@ -127,11 +129,13 @@ def _passive() -> Json:
         "enforcing_consecutive_local_origin_failure": 100,
         "enforcing_local_origin_success_rate": 0,
         "interval": "1s",
-        "base_ejection_time": "5s",
+        "base_ejection_time": seconds(LEFT_OUT_S),
         "max_ejection_time": "60s",
         "max_ejection_time_jitter": "1s",
         "max_ejection_percent": EJECT_PERCENT_MAX,
         "always_eject_one_host": True,
+        # By default a node that says it is ready is taken back with its next check, whatever its answers are.
+        "successful_active_health_check_uneject_host": False,
     }
 
 
