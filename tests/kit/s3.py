@@ -75,7 +75,7 @@ async def serving(
         limits=limits,
         routes=routes,
         base_domains=base_domains,
-        balancer_secret=balancer_secret,
+        balancer_secrets=(balancer_secret,) if balancer_secret else (),
     )
     await server.start()
     running = Running(server, objects, server.port, [], region)

@@ -21,7 +21,7 @@ from holdfast.node.config_cluster import (
     IndexAddress,
     PeerAddress,
     fit_name,
-    read_secret_file,
+    read_secrets,
 )
 from holdfast.node.config_file import read_config_file
 from holdfast.scheme import Scheme
@@ -300,7 +300,7 @@ def test_a_secret_that_is_none_is_refused(
         path.write_bytes(content)
         path.chmod(mode)
     with pytest.raises(InvalidInput) as caught:
-        read_secret_file(path)
+        read_secrets(path)
     assert says in str(caught.value)
     assert "ssss" not in str(caught.value)
 
@@ -309,4 +309,4 @@ def test_a_secret_is_what_is_in_its_file(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(b"s" * 44 + b"\n")
     path.chmod(0o600)
-    assert read_secret_file(path) == b"s" * 44
+    assert read_secrets(path) == (b"s" * 44,)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast.base.errors import InvalidInput
-from holdfast.stores.peer import PeerIdentity, PeerRefused, Refusal
+from holdfast.stores.peer import PeerIdentity, PeerRefused, Refusal, Roots
 from holdfast.stores.port import Range, StoreFailed
 from tests.kit.peer_pair import ADDRESS, pair, piped_client, piped_server
 from tests.kit.peers import CLUSTER
@@ -160,3 +160,71 @@ def test_what_cannot_be_an_address_or_a_secret_is_refused_at_once() -> None:
         piped_client(network, secret=b"short")
     with pytest.raises(InvalidInput, match="at least 16"):
         piped_server(network, {}, secret=b"short")
+
+
+OLD, NEW = b"the old secret of the cluster", b"the new secret of the cluster"
+
+
+@pytest.mark.parametrize("server_first", [True, False])
+async def test_both_change_their_secret_one_after_the_other_and_no_call_fails(server_first: bool) -> None:
+    of_server, of_client = Roots([OLD], CLUSTER), Roots([OLD], CLUSTER)
+    sides = [of_server, of_client] if server_first else [of_client, of_server]
+    network = PipeNetwork()
+    async with pair(network=network, client={"secret": of_client}, secret=of_server) as both:
+        written = 0
+
+        async def work() -> None:
+            """What must not be sent twice, on connections that there are and on new ones."""
+            nonlocal written
+            for _ in range(3):
+                written += 1
+                await both.store.put(f"p{written}.0.0", [b"x"], timeout_s=T)
+            await both.client.greet(timeout_s=T)
+
+        await work()
+        for secrets in ([NEW, OLD], [OLD, NEW], [NEW]):
+            for side in sides:
+                side.change(secrets)
+                await work()
+                await work()
+        assert len(await both.store.list("", limit=1000, timeout_s=T)) == written
+        of_client.change([OLD])
+        with pytest.raises(PeerRefused):
+            await both.client.greet(timeout_s=T)
+
+
+async def test_a_connection_ends_with_the_secret_that_it_was_made_with() -> None:
+    of_server, of_client = Roots([OLD], CLUSTER), Roots([OLD], CLUSTER)
+    network = PipeNetwork()
+    async with pair(network=network, client={"secret": of_client}, secret=of_server) as both:
+        await both.client.ping(timeout_s=T)
+        assert (network.dials, both.client.connections) == (1, 1)
+        # The server lets it go: what comes on the connection once more is answered, and it ends.
+        of_server.change([NEW])
+        await both.client.ping(timeout_s=T)
+        with pytest.raises(PeerRefused):
+            await both.client.ping(timeout_s=T)
+
+        of_server.change([NEW, OLD])
+        await asyncio.sleep(1)
+        await both.client.ping(timeout_s=T)
+        dials = network.dials
+        # The caller lets it go: it makes another at once.
+        of_client.change([NEW])
+        await both.client.ping(timeout_s=T)
+        assert network.dials == dials + 1
+
+
+async def test_a_peer_that_knows_one_of_two_is_found_and_not_asked_in_vain_again() -> None:
+    of_client = Roots([NEW, OLD], CLUSTER)
+    network = PipeNetwork()
+    async with pair(network=network, client={"secret": of_client}, secret=OLD) as both:
+        await both.client.greet(timeout_s=T)
+        assert network.dials == 2
+        await both.client.greet(timeout_s=T)
+        assert network.dials == 3
+    async with pair(client={"secret": of_client}, secret=b"a secret that nobody else knows") as both:
+        with pytest.raises(PeerRefused) as caught:
+            await both.client.greet(timeout_s=T)
+        assert caught.value.refusal is Refusal.WRONG_SECRET
+        assert both.client.connections == 0

@@ -19,7 +19,7 @@ from holdfast.base.randomness import Randomness
 from holdfast.base.supervisor import Supervisor
 from holdfast.cli.output import console, duration, show
 from holdfast.cluster.telling import balancer_secret
-from holdfast.node.config_cluster import read_secret_file
+from holdfast.node.config_cluster import read_secrets
 
 _STYLES = {"ready": "green", "draining": "yellow", "not ready": "red", "left out": "red"}
 
@@ -41,8 +41,8 @@ async def balance_until_stopped(
 
 
 def show_secret(file: Path) -> None:
-    """Print what nodes of the cluster with this secret know balancers by."""
-    typer.echo(balancer_secret(read_secret_file(file)))
+    """Print what nodes of the cluster with this secret know balancers by; of two in the file, the first."""
+    typer.echo(balancer_secret(read_secrets(file)[0]))
 
 
 def show_balancer(path: Path, clock: Clock, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, HoldfastError, InvalidInput, Unavailable
 from holdfast.node.config import Config
-from holdfast.node.config_cluster import read_secret_file
+from holdfast.node.config_cluster import read_secrets
 from holdfast.node.credentials import Credentials, find
 from holdfast.node.runtime import read_runtime
 from holdfast.node.stores import error_of
@@ -27,7 +27,7 @@ _START = "Start it with `holdfast serve`"
 
 def read_credentials(config: Config) -> Credentials:
     """Those of the node with this configuration, whether it runs or not. Raises InvalidInput."""
-    secret = read_secret_file(config.cluster.secret_file) if config.cluster is not None else None
+    secret = read_secrets(config.cluster.secret_file)[0] if config.cluster is not None else None
     credentials = find(config.data, os.environ, secret=secret)
     if credentials is None:
         raise InvalidInput(

@@ -56,12 +56,14 @@ def fence_row(name: str, number: str) -> bytes:
 
 class ClusterRow(Struct, frozen=True, array_like=True):
     """`cluster`: which installation this index belongs to. `cluster` is the random name that stores carry in
-    their identity; `check` is made of the cluster's secret, so that a node with another one is told so."""
+    their identity; `check` is made of the cluster's secret, so that a node with another one is told so, and
+    `also` of the other one while the cluster changes its secret."""
 
     format: int
     cluster: str
     check: bytes
     made_ms: int
+    also: bytes = b""
 
 
 class MemberStore(Struct, frozen=True, array_like=True):

@@ -1,4 +1,4 @@
-"""What is made of the cluster's secret. Pure.
+"""What is made of the cluster's secret, and how two of them stand in one file. Pure.
 
 HKDF with SHA-256 (RFC 5869): each purpose has bytes of its own, from which neither the secret nor the bytes
 of another purpose can be worked out. What must hold: the secret itself goes nowhere, into no row, no request
@@ -9,8 +9,17 @@ import hashlib
 import hmac
 
 CHECK_BYTES = 32
+SECRETS_MAX = 2
+_ALSO = b"\nalso "
 _HASH = "sha256"
 _HASH_BYTES = hashlib.new(_HASH).digest_size
+
+
+def split_secrets(raw: bytes) -> tuple[bytes, ...]:
+    """The secrets in a file: what is made of one is made of the first; the one after a line that begins with
+    `also ` is believed, too, while the cluster changes from one to the other."""
+    found = [part.strip() for part in raw.strip().split(_ALSO)]
+    return tuple(dict.fromkeys(found))
 
 
 def derive(secret: bytes, salt: bytes, purpose: str, length: int) -> bytes:

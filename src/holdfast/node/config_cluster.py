@@ -1,6 +1,6 @@
 """What a node is told about the others: where the shared index is, the secret, where peers reach it.
 
-Values and how they are read; pure but for `read_secret_file`. What must hold: a password that stands in the
+Values and how they are read; pure but for `read_secrets`. What must hold: a password that stands in the
 index's address is never shown; and a secret that others can read, or that could be guessed, is refused.
 """
 
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from holdfast.base.errors import InvalidInput
 from holdfast.cluster.rows import NODE_NAME
+from holdfast.cluster.secret import SECRETS_MAX, split_secrets
 from holdfast.stores.peer.tls import TlsFiles
 
 PEER_PORT_DEFAULT = 9100
@@ -157,8 +158,9 @@ def _with_port(text: str, port: int) -> str:
     return text if _ADDRESS.match(text) else f"{text}:{port}"
 
 
-def read_secret_file(path: Path) -> bytes:
-    """The cluster's secret: what is in the file, without white space round it. Raises InvalidInput."""
+def read_secrets(path: Path) -> tuple[bytes, ...]:
+    """The cluster's secret, and the other one while it changes: what is in the file, without white space
+    round it. Raises InvalidInput."""
     make = f"`head -c 32 /dev/urandom | base64 > {path.name}; chmod 600 {path.name}`"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -179,11 +181,16 @@ def read_secret_file(path: Path) -> bytes:
                 f"The cluster's secret in {path} can be read by others (mode {mode:04o}):",
                 hint=f"say `chmod 600 {path}`.",
             )
-        secret = file.read(SECRET_BYTES_MAX + 1).strip()
-    if not SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX:
+        secrets = split_secrets(file.read(SECRETS_MAX * (SECRET_BYTES_MAX + 1)))
+    if len(secrets) > SECRETS_MAX:
         raise InvalidInput(
-            f"The cluster's secret in {path} has {len(secret)} bytes:",
-            hint=f"{SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} are wanted, made by chance ({make}), the same on "
-            "all nodes.",
+            f"There are {len(secrets)} secrets in {path}:", hint="the old one and the new one are enough."
         )
-    return secret
+    for secret in secrets:
+        if not SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX:
+            raise InvalidInput(
+                f"The cluster's secret in {path} has {len(secret)} bytes:",
+                hint=f"{SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} are wanted, made by chance ({make}), the "
+                "same on all nodes.",
+            )
+    return secrets

@@ -5,6 +5,8 @@ shared one says which cluster the stores belong to, so it is opened first. What 
 that is not the one that stores and data folder know is not used.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from holdfast.base.clock import Clock
@@ -75,12 +77,14 @@ async def shared_home(config: Config, clock: Clock, randomness: Randomness) -> H
     return Home(index, Elsewhere())
 
 
-async def cluster_of(home: Home, config: Config, secret: bytes, clock: Clock, randomness: Randomness) -> str:
+async def cluster_of(
+    home: Home, config: Config, secrets: Sequence[bytes], clock: Clock, randomness: Randomness
+) -> str:
     """The name of the cluster that a shared index belongs to. Raises Fenced, InvalidInput, Unavailable."""
     known = read_cluster(config.data) or Cluster("", {})
     return await claim(
         home.index,
-        secret,
+        secrets,
         known=known.cluster,
         known_incarnation=known.incarnation,
         incarnations=await lineage_of(home.index),

@@ -26,7 +26,7 @@ from holdfast.node.config import Config
 from holdfast.node.config_cluster import PeerAddress
 from holdfast.node.keeper import Decorate, Held, Keeper
 from holdfast.node.peers import Peers, dial_peers
-from holdfast.stores.peer import SPEAKS, PeerIdentity, PeerServer, client_tls, server_tls
+from holdfast.stores.peer import SPEAKS, PeerIdentity, PeerServer, Roots, client_tls, server_tls
 from holdfast.stores.port import Attachment, Store
 
 DRAIN_S = 2.0
@@ -61,7 +61,7 @@ class Joining:
         config: Config,
         boot: str,
         cluster: str,
-        secret: bytes,
+        roots: Roots,
         index: Index,
         keeper: Keeper,
         clock: Clock,
@@ -75,7 +75,7 @@ class Joining:
         uuid = known.node if known is not None else ""
         self._config = config
         self._settings = config.cluster
-        self._secret = secret
+        self._roots = roots
         self._keeper = keeper
         self._clock = clock
         self._randomness = randomness
@@ -134,7 +134,7 @@ class Joining:
         self._server = PeerServer(
             OwnStores(keeper),
             self.identity,
-            self._secret,
+            self._roots,
             self._clock,
             self._randomness,
             host=settings.peer.bare_host,
@@ -149,7 +149,7 @@ class Joining:
             health,
             decorate,
             dial_peers(
-                self.identity, self._secret, self._randomness, client_tls(tls) if tls is not None else None
+                self.identity, self._roots, self._randomness, client_tls(tls) if tls is not None else None
             ),
             self._clock,
             self._tell,

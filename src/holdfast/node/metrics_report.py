@@ -48,7 +48,8 @@ _CANARY_RESULTS = ("failed", "good")
 
 
 class Metrics:
-    """Answers `/-/metrics`. `token` is what who asks must hold, None for nothing."""
+    """Answers `/-/metrics`. `token` is what who asks must hold, None for nothing; `cluster` tells of a node's
+    part in its cluster."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Metrics:
         in_flight: Callable[[], int],
         clock: Clock,
         token: str | None,
+        cluster: Callable[[], Iterable[Family]],
     ) -> None:
         self._watching = watching
         self._keeper = keeper
@@ -69,6 +71,7 @@ class Metrics:
         self._in_flight = in_flight
         self._clock = clock
         self._token = token
+        self._cluster = cluster
         self._started_wall = clock.wall()
 
     async def answer(self, request: AdminRequest) -> AdminAnswer:
@@ -97,6 +100,7 @@ class Metrics:
             lambda: repair_families(background.repair, background.scrub),
             lambda: chore_families(background.runner.status()),
             lambda: ledger_families(watching.keeping),
+            self._cluster,
         )
         parts = []
         for group in groups:

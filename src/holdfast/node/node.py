@@ -11,6 +11,8 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -21,20 +23,18 @@ from holdfast.base.errors import Fenced, HoldfastError, InvalidInput
 from holdfast.base.ids import PackId, StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.chores.fencing import graves_wait
+from holdfast.cluster.claiming import prove
 from holdfast.cluster.fences import NO_FENCES, OwnFences
 from holdfast.cluster.members import Changed
 from holdfast.cluster.others import ClusterOthers
-from holdfast.cluster.telling import balancer_secret
 from holdfast.health import StoreHealth
 from holdfast.health.events import Kind
 from holdfast.index.measured import MeasuredIndex
 from holdfast.index.port import IndexState
-from holdfast.node import credentials as credentials_file
 from holdfast.node.background import Background, Cluster
 from holdfast.node.bucket_routes import bucket_routes
 from holdfast.node.chores_status import CHORES_PATH, answer_chores
 from holdfast.node.config import Config, scheme_for
-from holdfast.node.config_cluster import read_secret_file
 from holdfast.node.credentials import Credentials
 from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
@@ -48,8 +48,10 @@ from holdfast.node.lineage import check_lineage, recovered_lately
 from holdfast.node.managing import StoreManaging
 from holdfast.node.metrics_report import Metrics
 from holdfast.node.metrics_token import obtain_token
+from holdfast.node.peer_metrics import cluster_families
 from holdfast.node.report import make_status, node_statuses, other_statuses, store_statuses
 from holdfast.node.runtime import DataLock, Runtime
+from holdfast.node.secrets import Secrets, open_secrets, watch_file
 from holdfast.node.status import NodeStatus, Promise, Status, StoreStatus
 from holdfast.node.telling import telling_routes
 from holdfast.node.verifying import Verifications
@@ -87,8 +89,7 @@ class Node:
         config: Config,
         clock: Clock,
         lock: DataLock,
-        secret: bytes | None,
-        credentials: Credentials,
+        secrets: Secrets,
         wrap: Decorate,
     ) -> None:
         self._config = config
@@ -97,8 +98,7 @@ class Node:
         self._wrap = wrap
         self._started = clock.monotonic()
         self._events = Events(clock, config.events, config.name)
-        self._secret = secret
-        self.credentials = credentials
+        self._secrets = secrets
         self.endpoint = ""
         self.joining: Joining | None = None
         self._fences: OwnFences | None = None
@@ -115,15 +115,15 @@ class Node:
         self._keeper = keeper = Keeper(config, clock=clock, randomness=randomness, on_event=self._events.tell)
         self._boot = randomness.token(8).hex()
         home, name = None, ""
-        if self._secret is not None:
+        if config.cluster is not None:
             home = await shared_home(config, clock, randomness)
             stack.push_async_callback(home.index.close)
-            name = await cluster_of(home, config, self._secret, clock, randomness)
+            name = await cluster_of(home, config, self._secrets.known, clock, randomness)
             self.joining = Joining(
                 config,
                 self._boot,
                 name,
-                self._secret,
+                self._secrets.roots(name),
                 home.index,
                 keeper,
                 clock,
@@ -171,7 +171,7 @@ class Node:
         )
         self._server = S3Server(
             self._objects,
-            {self.credentials.access_key_id: self.credentials.secret_access_key},
+            self._secrets.access,
             clock,
             randomness,
             host=config.host,
@@ -183,7 +183,7 @@ class Node:
             ),
             routes=self._routes(),
             observer=self._background.observing(watching.requests),
-            balancer_secret=self._balancer_secret(),
+            balancer_secrets=self._secrets.balancers,
         )
         self._metrics = Metrics(
             watching,
@@ -194,6 +194,7 @@ class Node:
             lambda: self._server.in_flight,
             clock,
             token,
+            lambda: cluster_families(self._secrets),
         )
         # A node that others know, and that cannot serve, would be missed.
         await self._server.bind()
@@ -216,6 +217,8 @@ class Node:
         self._watch(stack, keeper.watch())
         self._watch(stack, self._keep_noting())
         self._watch(stack, self._watch_index())
+        if config.cluster is not None:
+            self._watch(stack, self._watch_secrets(config.cluster.secret_file))
         self.endpoint = _endpoint(config.host, self._server.port)
         await watching.serve(
             index, self._packs, randomness, scheme=self.scheme, may_delete=not self._all_ahead
@@ -402,6 +405,12 @@ class Node:
                     after=change.after,
                 )
 
+    async def _watch_secrets(self, file: Path) -> None:
+        def tell(what: str) -> None:
+            self._events.tell(what, kind=Kind.NODE)
+
+        await watch_file(file, self._secrets, partial(prove, self._index), self._clock, tell)
+
     async def _keep_noting(self) -> None:
         while True:
             # At once, too: until a store has noted the index, it cannot tell that it was lost.
@@ -421,6 +430,11 @@ class Node:
         self._background.damaged(pack, shard, what)
 
     # What is asked
+
+    @property
+    def credentials(self) -> Credentials:
+        """What clients sign with."""
+        return self._secrets.credentials
 
     @property
     def promise(self) -> Promise:
@@ -483,13 +497,8 @@ class Node:
         now = self._clock.monotonic()
         return node_statuses(joining.members.values(), joining.name, joining.is_ready, now)
 
-    def _balancer_secret(self) -> str:
-        """What balancers are known by: what the file says, else what the cluster's secret makes it."""
-        known = self._config.balancer_secret
-        return known or (balancer_secret(self._secret) if self._secret is not None else "")
-
     def _routes(self) -> Mapping[str, Route]:
-        telling = telling_routes(self.joining, self._balancer_secret()) if self.joining is not None else {}
+        telling = telling_routes(self.joining, self._secrets.balancers) if self.joining is not None else {}
         return {
             **telling,
             "/-/live": Route(self._answer_live, signed=False),
@@ -535,9 +544,8 @@ async def open_node(
     async with AsyncExitStack() as own:
         lock = DataLock(config.data)
         own.callback(lock.release)
-        secret = read_secret_file(config.cluster.secret_file) if config.cluster is not None else None
-        credentials = credentials_file.obtain(config.data, environment, randomness, secret=secret)
-        node = Node(config, clock, lock, secret, credentials, wrap)
+        secrets = open_secrets(config, environment, randomness)
+        node = Node(config, clock, lock, secrets, wrap)
         await node.build(own, randomness)
         stack.push_async_exit(own.pop_all())
     return node

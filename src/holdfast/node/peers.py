@@ -24,7 +24,7 @@ from holdfast.health.prober import paced
 from holdfast.node.away import is_cut_off
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.others import Remote
-from holdfast.stores.peer import SPEAKS, PeerClient, PeerIdentity, PeerStore
+from holdfast.stores.peer import SPEAKS, PeerClient, PeerIdentity, PeerStore, Roots
 from holdfast.stores.port import Attachment, Store
 
 LOOK_EVERY_S = 1.0
@@ -49,13 +49,13 @@ Dial = Callable[[Member], Line]
 
 
 def dial_peers(
-    identity: PeerIdentity, secret: bytes, randomness: Randomness, tls: ssl.SSLContext | None
+    identity: PeerIdentity, roots: Roots, randomness: Randomness, tls: ssl.SSLContext | None
 ) -> Dial:
     """By the peer protocol."""
 
     def dial(member: Member) -> Line:
         row = member.row
-        client = PeerClient(row.peer, member.name, identity, secret, randomness, uuid=row.uuid, tls=tls)
+        client = PeerClient(row.peer, member.name, identity, roots, randomness, uuid=row.uuid, tls=tls)
 
         async def reaches() -> bool:
             try:

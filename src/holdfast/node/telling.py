@@ -1,10 +1,10 @@
 """`/-/members`: what a node tells a balancer about all nodes.
 
-What must hold: nothing is told to who does not prove that it knows the balancers' secret; and a node that is
+What must hold: nothing is told to who does not prove that it knows a secret of balancers; and a node that is
 cut off from the index, so that what it knows may be old, does not tell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from holdfast.cluster.members import Member
 from holdfast.cluster.telling import FORMAT, MEMBERS_PATH, PROOF_HEADER, Told, ToldNode, answer, is_proven
@@ -18,12 +18,14 @@ def told_node(member: Member) -> ToldNode:
     return ToldNode(member.name, row.client, row.region, row.zone, row.draining or row.stopping)
 
 
-def telling_routes(joining: Joining, secret: str) -> Mapping[str, Route]:
-    """The internal path of a node in a cluster."""
+def telling_routes(joining: Joining, secrets: Sequence[str]) -> Mapping[str, Route]:
+    """The internal path of a node in a cluster. `secrets` is looked at anew for each question."""
 
     async def tell(request: AdminRequest) -> AdminAnswer:
         nonce = request.query.get("nonce", "")
-        if not is_proven(secret, nonce, request.headers.get(PROOF_HEADER, "")):
+        proof = request.headers.get(PROOF_HEADER, "")
+        secret = next((one for one in secrets if is_proven(one, nonce, proof)), None)
+        if secret is None:
             return AdminAnswer(403, b'{"reason":"the secret of balancers is another"}')
         if not joining.is_ready:
             return AdminAnswer(503, b'{"reason":"the index does not answer"}')

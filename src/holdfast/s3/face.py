@@ -10,7 +10,7 @@ import asyncio
 import base64
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -104,7 +104,7 @@ class Face:
         region: str,
         base_domains: tuple[str, ...],
         routes: Routes,
-        balancer_secret: str = "",
+        balancer_secrets: Sequence[str] = (),
     ) -> None:
         assert all(path.startswith(INTERNAL_PREFIX) for path in routes), "internal paths begin with /-/"
         self._site = Site(service, clock, region, asyncio.Semaphore(_LARGE_DOCUMENTS_MAX))
@@ -114,7 +114,7 @@ class Face:
         self._verifier = Verifier(credentials, region)
         self._base_domains = tuple(domain.lower().strip(".") for domain in base_domains)
         self._routes = routes
-        self._balancer_secret = balancer_secret.encode()
+        self._balancer_secrets = balancer_secrets
         self._host_id = base64.b64encode(randomness.token(30)).decode("ascii")
         self._second = -1
         self._trouble_second = -1
@@ -190,10 +190,12 @@ class Face:
     def _identify(self, head: Head) -> tuple[RequestId, int]:
         """The request's id and which try of it this is. Of clients nothing is believed: who could choose the
         id could have a write of his taken for one that was answered already."""
-        if self._balancer_secret and (told := head.headers.get(BALANCER_HEADER)) is not None:
+        if self._balancer_secrets and (told := head.headers.get(BALANCER_HEADER)) is not None:
             named = head.headers.get(REQUEST_HEADER, "").replace("-", "")
             tries = head.headers.get(TRIES_HEADER, "")
-            known = hmac.compare_digest(told.encode(), self._balancer_secret)
+            known = any(
+                hmac.compare_digest(told.encode(), secret.encode()) for secret in self._balancer_secrets
+            )
             if known and is_repeatable(named) and tries.isascii() and tries.isdigit():
                 return RequestId(named), int(tries[:3])
         return RequestId(self._randomness.token(8).hex().upper()), 1

@@ -1,5 +1,7 @@
 """The S3 server: the house's HTTP/1.1 server with the S3 face behind it."""
 
+from collections.abc import Sequence
+
 from holdfast.base.clock import Clock
 from holdfast.base.randomness import Randomness
 from holdfast.objects.model import ObjectService
@@ -12,7 +14,7 @@ from holdfast.wire.server import Server
 
 class S3Server(Server):
     """One endpoint. `port` 0 takes a free one. `base_domains` allow `bucket.<domain>` as host; bucket
-    names in the path always work. Whoever says `balancer_secret` may name requests."""
+    names in the path always work. Whoever says one of `balancer_secrets` may name requests."""
 
     def __init__(
         self,
@@ -28,7 +30,7 @@ class S3Server(Server):
         limits: Limits | None = None,
         routes: Routes | None = None,
         observer: RequestObserver | None = None,
-        balancer_secret: str = "",
+        balancer_secrets: Sequence[str] = (),
     ) -> None:
         face = Face(
             service,
@@ -38,7 +40,7 @@ class S3Server(Server):
             region=region,
             base_domains=base_domains,
             routes=routes or {},
-            balancer_secret=balancer_secret,
+            balancer_secrets=balancer_secrets,
         )
         super().__init__(
             face,

@@ -16,6 +16,7 @@ import msgspec
 from holdfast.base.errors import Busy, InvalidInput
 from holdfast.base.randomness import Randomness
 from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
+from holdfast.cluster.secret import split_secrets
 from holdfast.cluster.telling import balancer_secret
 from holdfast.up.layout import BALANCERS, ETCD_MEMBERS, HOST, NODES_MAX, Shape, files
 
@@ -118,7 +119,7 @@ def _free_port(stack: ExitStack, wanted: int = 0) -> int:
 
 def _secret(file: Path, randomness: Randomness) -> bytes:
     try:
-        return file.read_bytes().strip()
+        return split_secrets(file.read_bytes())[0]
     except FileNotFoundError:
         made = randomness.token(32).hex().encode()
         _put(file, made + b"\n")

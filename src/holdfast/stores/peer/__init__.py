@@ -5,6 +5,7 @@ from holdfast.stores.peer.errors import PeerRefused, Refusal
 from holdfast.stores.peer.greeting import check_secret
 from holdfast.stores.peer.messages import SPEAKS, HelloAnswer, PeerIdentity
 from holdfast.stores.peer.server import PeerLimits, PeerServer
+from holdfast.stores.peer.signing import Roots
 from holdfast.stores.peer.store import PeerStore
 from holdfast.stores.peer.tls import TlsFiles, client_tls, server_tls
 
@@ -19,6 +20,7 @@ __all__ = [
     "PeerServer",
     "PeerStore",
     "Refusal",
+    "Roots",
     "TlsFiles",
     "check_secret",
     "client_tls",

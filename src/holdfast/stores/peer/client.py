@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from holdfast.base.checksums import Buffer, feed
 from holdfast.base.errors import HoldfastError
@@ -19,11 +20,11 @@ from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.stores.peer import messages
 from holdfast.stores.peer.errors import PeerRefused, Refusal, decode_error
-from holdfast.stores.peer.greeting import Caller, Dial, check_secret, describe_os_error, dial_tcp, greet
+from holdfast.stores.peer.greeting import Caller, Dial, describe_os_error, dial_tcp, greet, roots_of
 from holdfast.stores.peer.line import Line, LineBroken, LineLate
 from holdfast.stores.peer.messages import HelloAnswer, PeerIdentity
 from holdfast.stores.peer.room import Room
-from holdfast.stores.peer.signing import TAG_BYTES, Root, same
+from holdfast.stores.peer.signing import TAG_BYTES, Roots, same
 from holdfast.stores.port import StoreBusy, StoreFailed, StoreOverdue
 
 _ERROR_BYTES_MAX = 64 << 10
@@ -83,7 +84,7 @@ class PeerClient:
         address: str,
         node: str,
         identity: PeerIdentity,
-        secret: bytes,
+        secret: bytes | Roots,
         randomness: Randomness,
         *,
         uuid: str = "",
@@ -96,9 +97,8 @@ class PeerClient:
             assert messages.is_node_name(name), f"{name!r} is no name for a node or a cluster"
         self.node = node
         self.address = address
-        self._caller = Caller(
-            identity, Root(check_secret(secret), identity.cluster), address, node, uuid, speaks
-        )
+        self._roots = roots_of(secret, identity.cluster)
+        self._caller = Caller(identity, self._roots.all()[0], address, node, uuid, speaks)
         self._randomness = randomness
         self._limits = limits or ClientLimits()
         self._dial = dial or dial_tcp(address, tls)
@@ -170,7 +170,7 @@ class PeerClient:
         line: Line | None = None
         kept = False
         try:
-            line = self._idle.pop() if self._idle else (await self._connect(deadline, timeout_s))[0]
+            line = self._take_idle() or (await self._connect(deadline, timeout_s))[0]
             try:
                 return await self._exchange(line, request, deadline, timeout_s)
             except LineBroken as broken:
@@ -263,13 +263,22 @@ class PeerClient:
     def _put_back(self, line: Line | None, room: Room) -> None:
         """The call that had this connection is over."""
         if line is not None:
-            if line.usable and not self._closed:
+            if line.usable and not self._closed and self._roots.knows(line.root):
                 self._idle.append(line)
                 if self._reaper is None:
                     self._reap_later()
             else:
                 line.hang_up()
         room.give()
+
+    def _take_idle(self) -> Line | None:
+        """A connection that nobody uses, of a secret that still counts."""
+        while self._idle:
+            line = self._idle.pop()
+            if self._roots.knows(line.root):
+                return line
+            line.hang_up()
+        return None
 
     async def _connect(self, deadline: float, timeout_s: float) -> tuple[Line, HelloAnswer]:
         """A new connection, and what the peer said of itself."""
@@ -286,8 +295,7 @@ class PeerClient:
             return line
 
         try:
-            line = await self._dialled(make, deadline)
-            hello = await self._greeted(line, deadline)
+            line, hello = await self._made(make, deadline)
         except BaseException as error:
             for line in made:
                 line.hang_up()
@@ -304,6 +312,23 @@ class PeerClient:
             self._check_open()
         return line, hello
 
+    async def _made(self, make: Callable[[], Line], deadline: float) -> tuple[Line, HelloAnswer]:
+        """A connection and its hello. While the cluster changes its secret a peer may know one of ours only:
+        the one that it knew last is tried first, then the others."""
+        left = sorted(self._roots.all(), key=lambda root: root is not self._caller.root)
+        while True:
+            caller = replace(self._caller, root=left.pop(0))
+            line = await self._dialled(make, deadline)
+            try:
+                hello = await self._greeted(line, deadline, caller)
+            except PeerRefused as refused:
+                if not left or refused.refusal is not Refusal.WRONG_SECRET:
+                    raise
+                line.hang_up()
+                continue
+            self._caller = caller
+            return line, hello
+
     async def _dialled(self, make: Callable[[], Line], deadline: float) -> Line:
         loop = asyncio.get_running_loop()
         ends = min(deadline, loop.time() + self._limits.connect_s)
@@ -317,11 +342,11 @@ class PeerClient:
         except OSError as error:
             raise self._unreachable(describe_os_error(error)) from error
 
-    async def _greeted(self, line: Line, deadline: float) -> HelloAnswer:
+    async def _greeted(self, line: Line, deadline: float, caller: Caller) -> HelloAnswer:
         loop = asyncio.get_running_loop()
         timer = loop.call_at(min(deadline, loop.time() + self._limits.hello_s), line.expire)
         try:
-            return await greet(line, self._caller, self._randomness)
+            return await greet(line, caller, self._randomness)
         except LineLate:
             raise self._overdue(self._limits.hello_s, None) from None
         except LineBroken as broken:

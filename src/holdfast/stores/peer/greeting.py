@@ -17,7 +17,7 @@ from holdfast.stores.peer import messages
 from holdfast.stores.peer.errors import Kind, PeerRefused, Refusal, WireError
 from holdfast.stores.peer.line import Answer, Line, LineBroken
 from holdfast.stores.peer.messages import HelloAnswer, PeerIdentity
-from holdfast.stores.peer.signing import NONCE_BYTES, SECRET_BYTES_MIN, Root, same
+from holdfast.stores.peer.signing import NONCE_BYTES, SECRET_BYTES_MIN, Root, Roots, same
 from holdfast.stores.port import StoreBusy, StoreFailed
 
 _HELLO_BYTES_MAX = 16 << 10
@@ -44,6 +44,11 @@ class Caller(Struct, frozen=True):
     called: str
     uuid: str
     speaks: tuple[int, ...]
+
+
+def roots_of(secret: bytes | Roots, cluster: str) -> Roots:
+    """What is made of one secret that does not change, or of those that may. Raises InvalidInput."""
+    return secret if isinstance(secret, Roots) else Roots([check_secret(secret)], cluster)
 
 
 def check_secret(secret: bytes) -> bytes:
@@ -103,6 +108,7 @@ async def greet(line: Line, caller: Caller, randomness: Randomness) -> HelloAnsw
     if hello.version not in caller.speaks:
         raise _refusal(caller, Refusal.NO_COMMON_VERSION, f"wants to speak version {hello.version}.")
     line.version = hello.version
+    line.root = caller.root
     line.session = caller.root.session(hello.version, (nonce, hello.nonce), mine.node, caller.called)
     return hello
 
@@ -143,4 +149,13 @@ def describe_os_error(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-__all__ = ["Caller", "Dial", "LineBroken", "check_secret", "describe_os_error", "dial_tcp", "greet"]
+__all__ = [
+    "Caller",
+    "Dial",
+    "LineBroken",
+    "check_secret",
+    "describe_os_error",
+    "dial_tcp",
+    "greet",
+    "roots_of",
+]

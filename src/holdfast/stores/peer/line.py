@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 from holdfast.base.checksums import Buffer, Hasher, feed
-from holdfast.stores.peer.signing import TAG_BYTES, Session, passes
+from holdfast.stores.peer.signing import TAG_BYTES, Root, Session, passes
 from holdfast.stores.port import StoreFailed
 
 SCRATCH_BYTES = 16 << 10
@@ -52,7 +52,7 @@ class LineLate(Exception):
 
 
 class Line(asyncio.BufferedProtocol):
-    """One connection. `session` and `version` are set once the hello was answered; `last_at` is when
+    """One connection. `root`, `session` and `version` are set once the hello was answered; `last_at` is when
     something was last answered; `sending` while a request is not all with the transport."""
 
     __slots__ = (
@@ -75,6 +75,7 @@ class Line(asyncio.BufferedProtocol):
         "_waiter",
         "_writing_paused",
         "last_at",
+        "root",
         "sending",
         "session",
         "version",
@@ -100,6 +101,7 @@ class Line(asyncio.BufferedProtocol):
         self._writing_paused = False
         self._closing = False
         self._lost = False
+        self.root: Root | None = None
         self.session: Session | None = None
         self.last_at = loop.time()
         self.version = 0

@@ -9,10 +9,10 @@ from holdfast.base.clock import Clock
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.stores.peer import messages
-from holdfast.stores.peer.greeting import check_secret
+from holdfast.stores.peer.greeting import roots_of
 from holdfast.stores.peer.messages import PeerIdentity
 from holdfast.stores.peer.serving import PeerFace
-from holdfast.stores.peer.signing import TAG_BYTES, Root
+from holdfast.stores.peer.signing import TAG_BYTES, Roots
 from holdfast.stores.port import Store
 from holdfast.wire.exchange import Limits
 from holdfast.wire.server import Listen, Server
@@ -38,7 +38,7 @@ class PeerServer(Server):
         self,
         stores: Mapping[StoreId, Store],
         identity: PeerIdentity,
-        secret: bytes,
+        secret: bytes | Roots,
         clock: Clock,
         randomness: Randomness,
         *,
@@ -56,7 +56,7 @@ class PeerServer(Server):
         self.face = PeerFace(
             stores,
             identity,
-            Root(check_secret(secret), identity.cluster),
+            roots_of(secret, identity.cluster),
             clock,
             randomness,
             speaks=speaks,

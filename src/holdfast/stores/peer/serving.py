@@ -21,7 +21,7 @@ from holdfast.stores.peer import messages
 from holdfast.stores.peer.errors import Kind, PeerRefused, Refusal, encode_error, kind_of
 from holdfast.stores.peer.messages import Asked, Call, HelloAnswer, PeerIdentity, SizeAnswer
 from holdfast.stores.peer.room import Room
-from holdfast.stores.peer.signing import NONCE_BYTES, TAG_BYTES, Root, Session, passes, same
+from holdfast.stores.peer.signing import NONCE_BYTES, TAG_BYTES, Root, Roots, Session, passes, same
 from holdfast.stores.port import Range, Store, StoreBusy, StoreFailed, StoreOverdue
 from holdfast.wire.exchange import BodyError, ClientGone, Exchange
 from holdfast.wire.http import Head, HeadError
@@ -46,10 +46,11 @@ class _Refused(Exception):
 class _Peer:
     """What is kept of a connection after its hello."""
 
-    __slots__ = ("node", "session", "version")
+    __slots__ = ("node", "root", "session", "version")
 
-    def __init__(self, node: str, version: int, session: Session) -> None:
+    def __init__(self, node: str, version: int, root: Root, session: Session) -> None:
         self.node = node
+        self.root = root
         self.version = f"/v{version}"
         self.session = session
 
@@ -75,7 +76,7 @@ class PeerFace:
         self,
         stores: Mapping[StoreId, Store],
         identity: PeerIdentity,
-        root: Root,
+        roots: Roots,
         clock: Clock,
         randomness: Randomness,
         *,
@@ -84,7 +85,7 @@ class PeerFace:
     ) -> None:
         self._stores = stores
         self._identity = identity
-        self._root = root
+        self._roots = roots
         self._clock = clock
         self._randomness = randomness
         self._speaks = speaks
@@ -126,18 +127,29 @@ class PeerFace:
     def _greet(self, exchange: Exchange) -> None:
         head = exchange.head
         nonce = head.headers.get("holdfast-nonce", "")
+        root = self._root_of(head)
         try:
-            content = self._hello(exchange, nonce)
+            content = self._hello(exchange, nonce, root)
             status = 200
         except _Refused as refused:
             self._tell(f"a hello was refused: {refused.message}")
             content = encode_error(refused.kind, HoldfastError(refused.message))
             status = refused.kind.status
             exchange.close_after_answer()
-        content += self._root.answer(nonce, status, content)
+        content += (root or self._roots.all()[0]).answer(nonce, status, content)
         exchange.respond(status, _fields(_JSON, len(content)), content)
 
-    def _hello(self, exchange: Exchange, nonce: str) -> bytes:
+    def _root_of(self, head: Head) -> Root | None:
+        """What the hello was signed with, of what this node knows."""
+        names = ("speaks", "cluster", "from", "to", "nonce")
+        texts = [head.headers.get(f"holdfast-{name}", "") for name in names]
+        tag = head.headers.get(messages.TAG_HEADER, "").encode()
+        for root in self._roots.all():
+            if same(root.hello(*texts).encode(), tag):
+                return root
+        return None
+
+    def _hello(self, exchange: Exchange, nonce: str, root: Root | None) -> bytes:
         head, mine = exchange.head, self._identity
         if head.path != messages.HELLO_PATH:
             raise _Refused(Kind.NO_HELLO, "A connection begins with a hello.")
@@ -160,7 +172,7 @@ class PeerFace:
             raise _Refused(Kind.MALFORMED, "This is no hello of the peer protocol.")
         if cluster != mine.cluster:
             raise _Refused(Kind.FOREIGN_CLUSTER, "This node is part of another cluster.")
-        if not same(self._root.hello(speaks, cluster, caller, called, nonce).encode(), tag.encode()):
+        if root is None:
             raise _Refused(Kind.WRONG_SECRET, "The secrets of the two nodes differ.")
         if called != mine.node:
             raise _Refused(Kind.OTHER_NODE, f"This is node {mine.node}, not {called}.")
@@ -173,8 +185,8 @@ class PeerFace:
             )
         version = max(common)
         ours = self._randomness.token(NONCE_BYTES).hex()
-        session = self._root.session(version, (nonce, ours), caller, called)
-        exchange.session = _Peer(caller, version, session)
+        session = root.session(version, (nonce, ours), caller, called)
+        exchange.session = _Peer(caller, version, root, session)
         return msgspec.json.encode(
             HelloAnswer(version, self._speaks, mine.cluster, mine.node, mine.uuid, mine.boot, ours)
         )
@@ -184,6 +196,9 @@ class PeerFace:
     async def _answer(self, exchange: Exchange, peer: _Peer) -> None:
         session = peer.session
         session.next()
+        if not self._roots.knows(peer.root):
+            # The caller made this connection before the secret changed, and makes the next with another.
+            exchange.close_after_answer()
         try:
             asked, left_s = self._understand(exchange, peer)
             if asked.call is Call.GET and not asked.uncached:

@@ -7,6 +7,7 @@ compared in a time that tells where it differs.
 """
 
 import hmac
+from collections.abc import Sequence
 
 from holdfast.base.checksums import Buffer, Hasher, HmacSha256
 
@@ -37,6 +38,31 @@ class Root:
         """The key of a connection. `nonces` are the caller's and the server's."""
         bound = f"session\n{version}\n{nonces[0]}\n{nonces[1]}\n{caller}\n{called}"
         return Session(self._key.digest(bound.encode("ascii")))
+
+
+class Roots:
+    """What is made of all secrets by which the cluster is known now: one, or two while it changes its secret.
+    The first is what this node signs with where the other side knows it."""
+
+    def __init__(self, secrets: Sequence[bytes], cluster: str) -> None:
+        self._cluster = cluster
+        self._made: dict[bytes, Root] = {}
+        self.change(secrets)
+
+    def change(self, secrets: Sequence[bytes]) -> None:
+        """Know these from now on, and no others."""
+        assert secrets, "a cluster has a secret"
+        self._made = {
+            secret: self._made.get(secret) or Root(secret, self._cluster) for secret in dict.fromkeys(secrets)
+        }
+
+    def all(self) -> tuple[Root, ...]:
+        """The first before the others."""
+        return tuple(self._made.values())
+
+    def knows(self, root: Root | None) -> bool:
+        """Whether that secret still counts."""
+        return root in self._made.values()
 
 
 class Session:
