@@ -3,7 +3,7 @@ its prober, and clients that read and write. Make it on a running virtual loop.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
@@ -15,6 +15,7 @@ from holdfast.stores.bounded import BoundedStore
 from holdfast.stores.faulty import FaultScript, FaultyStore
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.port import Range, Store
+from tests.kit.distant import DistantStore, Way
 from tests.kit.virtual import VirtualClock
 
 BLOB = bytes(4096)
@@ -22,7 +23,8 @@ CALL_TIMEOUT_S = 10.0
 
 
 class WatchedStores:
-    """`stores` of them, of which `cap` may be out of use. `events` is every change of state."""
+    """`stores` of them, of which `cap` may be out of use. `events` is every change of state. `trips_s` are
+    the round trips to them, in turn, each up to `jitter` times longer."""
 
     def __init__(
         self,
@@ -31,6 +33,8 @@ class WatchedStores:
         stores: int = 6,
         cap: int = 2,
         latency_s: tuple[float, float] = (0.0005, 0.002),
+        trips_s: Sequence[float] = (0.0,),
+        jitter: float = 0.0,
     ) -> None:
         self.clock = clock = VirtualClock()
         self.chance = chance = SeededRandomness(f"{seed}/watched")
@@ -39,16 +43,32 @@ class WatchedStores:
         self.health = StoreHealth(self.ids, cap, clock.monotonic())
         observer = HealthObserver(self.health, clock)
         self.stores: dict[StoreId, Store] = {}
+        self.ways: dict[StoreId, Way] = {}
         for store in self.ids:
             memory = MemoryStore(store, clock=clock, randomness=chance, latency_s=latency_s)
             faulty = FaultyStore(memory, self.scripts[store], clock=clock, randomness=chance)
-            self.stores[store] = observer.measure(BoundedStore(faulty, width=8, waiting_max=64))
+            trip_s = trips_s[len(self.ways) % len(trips_s)]
+            self.ways[store] = way = Way(trip_s, clock, chance, jitter * trip_s)
+            there: Store = DistantStore(faulty, way) if trip_s else faulty
+            self.stores[store] = observer.measure(BoundedStore(there, width=8, waiting_max=64))
+            if trip_s:
+                self.health.is_elsewhere(store)
         self._prober = Prober(self.stores, self.health, clock)
         self.events: list[StoreEvent] = []
         self.on_look: Callable[[], None] = lambda: None
         self._calls: set[asyncio.Task[None]] = set()
         self._names = 0
         self._tasks = [asyncio.create_task(self._watch())]
+        self._tasks += [
+            asyncio.create_task(self._ping(store)) for store, way in self.ways.items() if way.trip_s
+        ]
+
+    async def _ping(self, store: StoreId) -> None:
+        """What a node does with its peers."""
+        while True:
+            took = await self.ways[store].ping()
+            self.health.travelled(store, took, self.clock.monotonic())
+            await self.clock.sleep(1.0)
 
     async def _watch(self) -> None:
         async for _ in paced(self.clock, LOOK_S):

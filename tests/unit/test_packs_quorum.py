@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from holdfast.base.ids import StoreId
 from holdfast.packs.hedging import HEDGE_BURST, HEDGE_SHARE, HedgeBudget, PlanState, ReadPlan, to_avoid
-from holdfast.packs.quorum import PATIENCE_S, SPARE_AFTER_S, STRAGGLER_S, Attempt, Verdict, WriteRound
+from holdfast.packs.quorum import (
+    PATIENCE_S,
+    SPARE_AFTER_S,
+    STRAGGLER_S,
+    UNPROVEN_S,
+    Attempt,
+    Verdict,
+    WriteRound,
+)
 
 
 def stores(count: int, start: int = 0) -> list[StoreId]:
@@ -50,6 +58,58 @@ def test_when_everybody_is_slow_the_deadline_moves_out() -> None:
     assert write.verdict is None
     write.at(0.61)
     assert write.verdict is Verdict.ACKNOWLEDGE
+
+
+def test_a_far_store_is_late_only_when_the_way_does_not_explain_it() -> None:
+    ways = {StoreId("s5"): 0.3}
+    write = WriteRound(dict(enumerate(stores(6))), 4, [], frozenset(), stores_min=3, now=0.0, ways=ways)
+    attempts = write.start()
+    for attempt in attempts[:5]:
+        write.succeeded(attempt, 0.002)
+    write.at(0.3 + STRAGGLER_S - 0.001)
+    assert write.verdict is None
+    write.at(0.3 + STRAGGLER_S + 0.001)
+    assert write.verdict is Verdict.ACKNOWLEDGE
+    assert write.missing == (5,)
+
+
+def test_a_near_straggler_below_the_floor_is_not_waited_for_as_long_as_a_far_one() -> None:
+    ways = {StoreId("s5"): 0.3}
+    write = WriteRound(dict(enumerate(stores(6))), 4, [], frozenset(), stores_min=3, now=0.0, ways=ways)
+    attempts = write.start()
+    for attempt in attempts[:3]:
+        write.succeeded(attempt, 0.002)
+    write.at(STRAGGLER_S + 0.001)
+    assert write.verdict is Verdict.RETRY, "of six, four with the far one: below the floor"
+    assert write.exclude == {attempts[3].store, attempts[4].store}
+
+
+def test_while_the_floor_may_come_from_far_a_late_store_starts_nothing() -> None:
+    ways = {StoreId("s5"): 0.3}
+    write = WriteRound(dict(enumerate(stores(6))), 4, [], frozenset(), stores_min=3, now=0.0, ways=ways)
+    attempts = write.start()
+    for attempt in attempts[:4]:
+        write.succeeded(attempt, 0.002)
+    write.at(STRAGGLER_S + 0.001)
+    assert write.verdict is None
+    write.succeeded(attempts[5], 0.150)
+    assert write.verdict is Verdict.ACKNOWLEDGE
+    assert write.missing == (4,)
+
+
+def test_spares_that_may_be_no_better_are_tried_after_a_while() -> None:
+    homes = dict(enumerate(stores(2)))
+    write = WriteRound(homes, 1, stores(3, 2), frozenset(), stores_min=2, now=0.0)
+    first, late = write.start()
+    write.succeeded(first, 0.002)
+    (spare,) = write.at(SPARE_AFTER_S)
+    write.at(STRAGGLER_S + 0.001)
+    assert write.verdict is None
+    while write.verdict is None:
+        write.at(write.wake())
+    assert write.wake() > UNPROVEN_S
+    assert write.verdict is Verdict.RETRY
+    assert write.exclude == {late.store, spare.store}
 
 
 def test_k_durable_is_below_the_floor_and_is_written_again_without_the_slow() -> None:

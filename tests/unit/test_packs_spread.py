@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from holdfast.base.ids import StoreId
 from holdfast.packs.layout import Layout, choose_scheme
 from holdfast.packs.model import debt_row
-from holdfast.packs.quorum import PATIENCE_S, Attempt, Verdict, WriteRound
+from holdfast.packs.quorum import LAST_RESORT_S, PATIENCE_S, Attempt, Verdict, WriteRound
 from holdfast.packs.rewriting import Reason, Rewritten
-from holdfast.packs.spread import fitting_scheme, keeps_region, promises_region, without_slow
+from holdfast.packs.spread import can_keep_region, fitting_scheme, keeps_region, promises_region, without_slow
 from holdfast.scheme import Scheme, parse_scheme
 from holdfast.topology import Level, Location, Topology, place
 from tests.kit.rig import build_rig
@@ -119,6 +119,7 @@ def test_no_order_of_answers_is_acknowledged_before_a_region_may_go(
         stores_min=scheme.m + 1,
         now=0.0,
         keeps=partial(keeps_region, topology, needed=scheme.k),
+        fits=partial(can_keep_region, topology, promised),
     )
     pending: list[Attempt] = write.start()
     now = 0.0
@@ -181,6 +182,31 @@ def test_two_copies_in_two_regions_are_enough_and_in_one_are_not() -> None:
         assert write.verdict in (verdict, None)
         write.at(PATIENCE_S + 0.001)
         assert write.verdict is verdict
+
+
+def test_another_region_that_hangs_is_waited_for_a_moment_and_no_longer() -> None:
+    # Two copies, one in each of two regions: the one that is here is durable, the other region says nothing.
+    topology, promised = regions(2, 2), Scheme(1, 1)
+    write = WriteRound(
+        {0: StoreId("a0"), 1: StoreId("b0")},
+        1,
+        [StoreId("a1"), StoreId("b1")],
+        frozenset(),
+        stores_min=2,
+        now=0.0,
+        keeps=partial(keeps_region, topology, needed=1),
+        fits=partial(can_keep_region, topology, promised),
+    )
+    here, _ = write.start()
+    write.succeeded(here, 0.002)
+    (spare,) = write.at(0.041)
+    assert spare.store == "b1", "another one here would not keep the region"
+    while write.verdict is None:
+        now = write.wake()
+        write.at(now)
+    assert write.verdict is Verdict.RETRY
+    assert now == LAST_RESORT_S
+    assert write.exclude == {"b0", "b1"}
 
 
 def test_a_spare_of_a_region_that_is_full_of_the_pack_is_not_taken() -> None:

@@ -2,8 +2,9 @@
 
 Each store's answers since the last look are held against its peers' of the last `PEERS_RECENT_S`, reads
 against reads, writes against writes, probes against probes; a probe under way counts with the age it has
-reached. Those who sit out are judged, but are no yardstick. What must hold: when more than half of all are
-beyond the fence, nobody is: then it is this machine that is slow.
+reached. What the way to a store takes is left out (`distance`). Those who sit out are judged, but are no
+yardstick. What must hold: when more than half of all are beyond the fence, nobody is: then it is this machine
+that is slow.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
-from holdfast.health.fence import SLOW_FACTOR, SLOW_FLOOR_S, upper_fence
+from holdfast.health.distance import NEAR_S, allowed_s
+from holdfast.health.fence import PEERS_MIN, SLOW_FACTOR, SLOW_FLOOR_S, upper_fence
 from holdfast.health.record import JUDGED, Record
 from holdfast.health.transitions import StoreState
 from holdfast.stores.measured import Operation
@@ -45,7 +47,7 @@ def compare(records: Mapping[StoreId, Record], looked_at: float, now: float) -> 
                 continue
             if recent is None:
                 recent = _recent(records, operation, now)
-            fence = upper_fence([typical for peer, typical in recent.items() if peer != store])
+            fence = upper_fence(_peers(records, recent, store))
             if fence is None or own <= fence:
                 ordinary.add(store)
             else:
@@ -83,10 +85,19 @@ def _recent(records: Mapping[StoreId, Record], operation: Operation, now: float)
     }
 
 
+def _peers(records: Mapping[StoreId, Record], recent: Mapping[StoreId, float], store: StoreId) -> list[float]:
+    """What its peers needed: of those that are no farther away, if there are enough. What is left over of a
+    long way is mostly the way's, and would hide a great deal."""
+    peers = [peer for peer in recent if peer != store]
+    reach_s = 2.0 * records[store].trip_s + NEAR_S
+    near = [peer for peer in peers if records[peer].trip_s <= reach_s]
+    return [recent[peer] for peer in (near if len(near) >= PEERS_MIN else peers)]
+
+
 def _own(record: Record, operation: Operation, looked_at: float, now: float) -> float | None:
     own = record.lately[operation].typical(looked_at, lenient=True)
     if operation is Operation.PROBE and own is None and record.probe_began is not None:
-        age = now - record.probe_began
+        age = now - record.probe_began - allowed_s(record.trip_s, 0)
         return age if age > LOOK_S / 2 else None
     return own
 

@@ -41,29 +41,32 @@ def upper_fence(peers: Sequence[float]) -> float | None:
 
 
 class Lately:
-    """The newest latencies of one store and one operation, with when they ended."""
+    """The newest latencies of one store and one operation, with when they ended. Of a store that is far away
+    there are two for each call: what it is judged by, and what it is a yardstick with."""
 
     __slots__ = ("_samples",)
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[float, float]] = deque(maxlen=SAMPLES_KEPT)
+        self._samples: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES_KEPT)
 
-    def add(self, at: float, seconds: float) -> None:
-        """A call that took `seconds` ended at `at`, not before those that were told earlier."""
-        self._samples.append((at, seconds))
+    def add(self, at: float, seconds: float, own: float | None = None) -> None:
+        """A call that took `seconds` ended at `at`, not before those that were told earlier. `own` is what it
+        is judged by, where that is less."""
+        self._samples.append((at, seconds, seconds if own is None else own))
 
     def clear(self) -> None:
         """Forget everything."""
         self._samples.clear()
 
     def typical(self, after: float, *, lenient: bool) -> float | None:
-        """The median of the calls that ended after `after`, None without any. Of two, the quicker one when
-        `lenient`, else the slower one: in doubt a store is innocent, and its peers are no better."""
+        """The median of the calls that ended after `after`, None without any; by what it is judged by when
+        `lenient`, else as a yardstick. Of two, the quicker one when `lenient`, else the slower one: in doubt
+        a store is innocent, and its peers are no better."""
         found: list[float] = []
-        for at, seconds in reversed(self._samples):
+        for at, seconds, own in reversed(self._samples):
             if at <= after:
                 break
-            found.append(seconds)
+            found.append(own if lenient else seconds)
         if not found:
             return None
         found.sort()

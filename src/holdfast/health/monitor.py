@@ -18,6 +18,8 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import StoreId
 from holdfast.health.comparing import LOOK_S, behind, compare
 from holdfast.health.damping import FALLS_MAX, FORGIVEN_AFTER_S, hold_s, rest_s
+from holdfast.health.distance import Distance, allowed_s, nearness
+from holdfast.health.fence import Lately
 from holdfast.health.record import Record, StoreCounts, StoreEvent
 from holdfast.health.transitions import Evidence, Guard, StoreState, find
 from holdfast.stores.measured import Operation
@@ -83,6 +85,8 @@ class StoreHealth:
         self._written: dict[int, float] = {}
         self._hedge_cap_s = HEDGE_MAX_S
         self._looked_at = now
+        self.has_far = False
+        """Whether some stores are farther away than others: if not, nobody need ask which."""
 
     @property
     def stores(self) -> tuple[StoreId, ...]:
@@ -174,16 +178,46 @@ class StoreHealth:
         record = self._records.get(store)
         return record is not None and record.full
 
-    def hedge_after_s(self, store: StoreId) -> float:
-        """How long to wait for a read before starting others: the store's own recent tail, but never
-        more than a few times what its peers need."""
+    def hedge_after_s(self, store: StoreId, size: int = 0) -> float:
+        """How long to wait for a read of `size` bytes before starting others: the store's own recent tail,
+        but never more than a few times what its peers need; and the way there."""
         record = self._records.get(store)
         if record is None:
             return HEDGE_MIN_S
         own = record.waits.quantile(0.97)
+        way_s = allowed_s(record.trip_s, size) if record.distance is not None else 0.0
         if own is None:
-            return HEDGE_DEFAULT_S
-        return min(max(2.0 * own, HEDGE_MIN_S), self._hedge_cap_s)
+            return HEDGE_DEFAULT_S + way_s
+        return min(max(2.0 * own, HEDGE_MIN_S), self._hedge_cap_s) + way_s
+
+    # Where stores are
+
+    def is_elsewhere(self, store: StoreId) -> None:
+        """The way to it takes time that is to be measured (`travelled`)."""
+        if (record := self._records.get(store)) is not None and record.distance is None:
+            record.distance = Distance()
+
+    def travelled(self, store: StoreId, seconds: float, now: float) -> None:
+        """A round trip to whoever keeps it, that touched no medium, took so long."""
+        self.is_elsewhere(store)
+        if (record := self._records.get(store)) is not None and record.distance is not None:
+            record.distance.told(seconds, now)
+            self.has_far = self.has_far or nearness(record.trip_s) > 0
+
+    def trip_s(self, store: StoreId) -> float:
+        """How far away it is: the least time of a round trip, 0.0 for what is here."""
+        record = self._records.get(store)
+        return record.trip_s if record is not None else 0.0
+
+    def way_s(self, store: StoreId, size: int) -> float:
+        """What a call that moves `size` bytes may take because of the way alone; 0.0 for what is here."""
+        record = self._records.get(store)
+        return allowed_s(record.trip_s, size) if record is not None and record.distance is not None else 0.0
+
+    def nearness(self, store: StoreId) -> int:
+        """Stores with the same number are equally near, lower ones nearer."""
+        record = self._records.get(store)
+        return nearness(record.trip_s) if record is not None and record.distance is not None else 0
 
     # What calls tell
 
@@ -229,7 +263,7 @@ class StoreHealth:
                 counts.bytes_read += size
             record.error_rates[writing].succeeded(now)
             if operation in _WRITING and not from_memory:
-                self._answered_well(store, record, operation, seconds, now, writing=writing)
+                self._answered_well(store, record, operation, seconds, size, now, writing=writing)
         elif isinstance(error, HoldfastError) and not isinstance(error, _NOT_THE_STORES_FAULT):
             if writing:
                 counts.write_errors += 1
@@ -284,7 +318,7 @@ class StoreHealth:
             for rate in record.error_rates.values():
                 rate.succeeded(now)
             if began is not None:
-                record.lately[Operation.PROBE].add(now, now - began)
+                self._took(record, record.lately[Operation.PROBE], now - began, 0, now)
             record.heard(now)
             record.forget_failures()
             self._step(store, record, Evidence.PROBED, now, "probe", {})
@@ -311,6 +345,7 @@ class StoreHealth:
         if not late:
             doubt |= self._look_for_slow(now)
         self._learn_hedge_cap()
+        self.has_far = any(map(self.nearness, self._records))
         self._looked_at = now
         return [store for store, record in self._records.items() if self._probe_due(record, now, doubt=doubt)]
 
@@ -407,20 +442,32 @@ class StoreHealth:
         record: Record,
         operation: Operation,
         seconds: float,
+        size: int,
         now: float,
         *,
         writing: bool,
     ) -> None:
         record.heard_at = now
+        own = seconds
         if (lately := record.lately.get(operation)) is not None:
-            lately.add(now, seconds)
+            own = self._took(record, lately, seconds, size, now)
         if operation is Operation.GET:
-            record.waits.add(seconds)
-        if seconds < LATE_ANSWER_S:
+            record.waits.add(own)
+        if own < LATE_ANSWER_S:
             record.failures[writing] = 0
             record.late_only = record.late_only or not any(record.failures.values())
         if record.state is StoreState.SUSPECT and max(record.failures.values()) < FAILURES_SUSPECT:
             self._step(store, record, Evidence.ANSWERS, now, "traffic", {})
+
+    @staticmethod
+    def _took(record: Record, lately: Lately, seconds: float, size: int, now: float) -> float:
+        """A call took so long, of which the way explains a part. Answers what it does not."""
+        if record.distance is None:
+            lately.add(now, seconds)
+            return seconds
+        own = max(0.0, seconds - allowed_s(record.distance.trip_s, size))
+        lately.add(now, record.distance.yardstick_s(seconds), own)
+        return own
 
     def _failed(
         self, store: StoreId, record: Record, count: int, reason: str, now: float, *, writing: bool

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
+from holdfast.health.distance import Distance
 from holdfast.health.error_rate import ErrorRate
 from holdfast.health.fence import Lately, SlowRun
 from holdfast.health.phi import PhiAccrual
@@ -58,6 +59,7 @@ class Record:
         "behind",
         "calls",
         "counts",
+        "distance",
         "doubted_s",
         "doubted_until",
         "error_rates",
@@ -111,7 +113,13 @@ class Record:
         self.doubted_until = float("-inf")
         self.doubted_s = DOUBTED_FIRST_S
         self.waits = Tail()
+        self.distance: Distance | None = None
         self.counts = StoreCounts()
+
+    @property
+    def trip_s(self) -> float:
+        """How far away it is, 0.0 for what is here."""
+        return 0.0 if self.distance is None else self.distance.trip_s
 
     @property
     def phis(self) -> tuple[PhiAccrual, ...]:

@@ -132,7 +132,8 @@ class Peers:
         await asyncio.gather(*[self._ask(name) for name in silent])
         await self._judge()
         there = [other for other in self._keeper.others.values() if other.store is not None]
-        await asyncio.gather(*[self._measure(other) for other in there])
+        nodes = sorted({other.node for other in there})
+        await asyncio.gather(*map(self._travel, nodes), *[self._measure(other) for other in there])
 
     async def close(self) -> None:
         """Let go of everybody."""
@@ -198,6 +199,7 @@ class Peers:
         other.since, other.reason = now, ""
         keeper.attached[other.id] = other.store
         self._health.add(other.id, now)
+        self._health.is_elsewhere(other.id)
         if self._begun:
             keeper.on_attached(other.id)
 
@@ -279,6 +281,16 @@ class Peers:
             for other in self._keeper.others.values()
             if other.node == name
         )
+
+    async def _travel(self, name: str) -> None:
+        """How far a node is: what its stores take because of that is not their fault."""
+        line, began = self._lines.get(name), self._clock.monotonic()
+        if line is None or not await line.reaches() or self._lines.get(name) is not line:
+            return
+        now = self._clock.monotonic()
+        for other in self._keeper.others.values():
+            if other.node == name:
+                self._health.travelled(other.id, now - began, now)
 
     async def _measure(self, other: Remote) -> None:
         store = other.store

@@ -10,7 +10,7 @@ has failed and fewer than k were right.
 2013): each read earns a fraction of a hedge. Rebuilding after an error needs no budget.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 
 HEDGE_SHARE = 0.04
@@ -47,6 +47,17 @@ def to_avoid(there: Collection[int], unreadable: Collection[int], doubted: Colle
     and a rebuild costs more than a wait: then only the former. Pure."""
     avoid = {*unreadable, *doubted} & set(there)
     return avoid if 2 * len(avoid) <= len(there) else set(unreadable) & set(there)
+
+
+def too_far(
+    needed: int, wanted: Collection[int], nearness: Mapping[int, int], avoided: Collection[int]
+) -> set[int]:
+    """Which wanted shards are farther away than any of as many others as a rebuild needs: to have those is
+    quicker. `nearness` grows with the distance. Pure."""
+    others = sorted(far for shard, far in nearness.items() if shard not in wanted and shard not in avoided)
+    if len(others) < needed:
+        return set()
+    return {shard for shard in wanted if nearness.get(shard, 0) > others[needed - 1]}
 
 
 class PlanState(Enum):

@@ -23,7 +23,7 @@ from holdfast.packs.format import (
     data_offset,
     wrong_blocks,
 )
-from holdfast.packs.hedging import UNCONDITIONAL_S, HedgeBudget, PlanState, ReadPlan, to_avoid
+from holdfast.packs.hedging import UNCONDITIONAL_S, HedgeBudget, PlanState, ReadPlan, to_avoid, too_far
 from holdfast.packs.layout import BLOCK_BYTES, STRIPE_BYTES
 from holdfast.packs.model import Extent
 from holdfast.packs.rows import KnownPack, PackRows
@@ -228,7 +228,7 @@ class Reader:
         start = layout.shard_offset(first) // BLOCK_BYTES
         blocks = count * unit // BLOCK_BYTES
         wanted = range(layout.real_data_shards) if scheme.k > 1 else [self._copy(known)]
-        if without:
+        if without or (scheme.k > 1 and self._health.has_far):
             wanted = self._sources(known, without) or wanted
         units = await self._blocks(known, wanted, start, blocks)
         zeros = bytes(unit) if known.virtual else b""
@@ -244,17 +244,19 @@ class Reader:
         return result
 
     def _sources(self, known: KnownPack, without: Collection[int]) -> list[int]:
-        """Just as many shards as the others can be made from: those on well stores first, data before parity,
-        which has to be decoded, quick stores before slow ones. None when there are not enough."""
+        """Just as many shards as the others can be made from: those on well stores first, near ones before
+        far ones, data before parity, which has to be decoded, quick stores before slow ones. None when there
+        are not enough."""
         there = [shard for shard in known.places if shard not in without]
         needed = known.row.scheme.k - len(known.virtual)
 
         avoided = self._avoided(known)
 
-        def cost(shard: int) -> tuple[bool, bool, float]:
+        def cost(shard: int) -> tuple[bool, int, bool, float]:
             store = known.places[shard].store
             away = store not in self._stores or shard in avoided
-            return away, shard >= known.row.scheme.k, self._health.hedge_after_s(store)
+            far = self._health.nearness(store)
+            return away, far, shard >= known.row.scheme.k, self._health.hedge_after_s(store)
 
         there.sort(key=cost)
         return there[:needed] if len(there) >= needed else []
@@ -289,6 +291,10 @@ class Reader:
         there = list(known.places)
         avoided = self._avoided(known)
         well = [shard for shard in there if shard not in avoided] or there
+        if self._health.has_far:
+            far = {shard: self._health.nearness(known.places[shard].store) for shard in well}
+            least = min(far.values(), default=0)
+            well = [shard for shard in well if far[shard] == least]
         return well[self._turn % len(well)] if well else 0
 
     async def _blocks(
@@ -381,15 +387,20 @@ class Reader:
         health, clock = self._health, self._clock
         places = known.places
         avoided = self._avoided(known)
+        if health.has_far:
+            nearness = {shard: health.nearness(place.store) for shard, place in places.items()}
+            avoided |= too_far(known.row.scheme.k - len(known.virtual), wanted, nearness, avoided)
         there: Iterable[int] = places
-        if avoided:
-            # Where it has to be one of those: in doubt rather than out of use, and quick ones first.
+        if avoided or health.has_far:
+            # Near ones first; where it has to be one of those to avoid: in doubt rather than out of use, and
+            # quick ones first.
             there = sorted(
                 places,
                 key=lambda shard: (
                     shard in avoided,
                     not health.readable(places[shard].store),
-                    health.hedge_after_s(places[shard].store),
+                    health.nearness(places[shard].store),
+                    shard in avoided and health.hedge_after_s(places[shard].store),
                 ),
             )
         plan = ReadPlan(known.row.scheme.k, wanted, there, known.virtual, avoided)
@@ -403,7 +414,7 @@ class Reader:
             now = clock.monotonic()
             for shard in shards:
                 tasks[asyncio.create_task(self.shard_blocks(known, shard, first, count))] = shard
-                due[shard] = now + health.hedge_after_s(places[shard].store)
+                due[shard] = now + health.hedge_after_s(places[shard].store, count * BLOCK_BYTES)
 
         for shard in wanted:
             if shard not in places and shard not in known.virtual:
@@ -435,11 +446,12 @@ class Reader:
                         raise error
                 now = clock.monotonic() + TIMER_EARLY_S
                 for shard in [shard for shard, moment in due.items() if moment <= now]:
-                    if now >= began + UNCONDITIONAL_S or self.budget.spend():
+                    last = began + UNCONDITIONAL_S + health.way_s(places[shard].store, count * BLOCK_BYTES)
+                    if now >= last or self.budget.spend():
                         del due[shard]
                         begin(plan.late(shard))
                     else:
-                        due[shard] = began + UNCONDITIONAL_S
+                        due[shard] = last
         finally:
             for task, shard in tasks.items():
                 # Left to land: its store's latency is known only when it does.
@@ -470,7 +482,7 @@ class Reader:
             if not task.done():
                 self._health.overdue(store, self._clock.monotonic())
 
-        left_s = began + OVERDUE_S - self._clock.monotonic()
+        left_s = began + OVERDUE_S + self._health.way_s(store, WINDOW_BYTES) - self._clock.monotonic()
         asyncio.get_running_loop().call_later(max(0.0, left_s), look)
 
     async def shard_blocks(

@@ -33,6 +33,12 @@ def promises_region(topology: Topology, promised: Scheme) -> bool:
     return scheme is not None and keeps_region(topology, place(topology, scheme.n, topology.stores), scheme.k)
 
 
+def can_keep_region(topology: Topology, promised: Scheme, stores: Collection[StoreId]) -> bool:
+    """Whether some k makes the loss of a region survivable on these stores alone; k = 1 does, if any."""
+    homes = place(topology, 1 + promised.m, sorted(stores))
+    return len(homes) == 1 + promised.m and keeps_region(topology, homes, 1)
+
+
 def fitting_scheme(
     promised: Scheme, stored_bytes: int, candidates: Sequence[StoreId], topology: Topology
 ) -> Scheme | None:

@@ -27,7 +27,7 @@ from holdfast.packs.format import ShardHeader, binding, block_checksums, encode_
 from holdfast.packs.layout import BLOCK_BYTES, Layout, bytes_on_stores, real_shards
 from holdfast.packs.model import DebtReason, DebtRow, PackRow, Place, Receipt
 from holdfast.packs.quorum import Attempt, Verdict, WriteRound, always
-from holdfast.packs.spread import fitting_scheme, keeps_region, promises_region, without_slow
+from holdfast.packs.spread import can_keep_region, fitting_scheme, keeps_region, promises_region, without_slow
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store, StoreFull
 from holdfast.topology import Topology, place, survived
@@ -248,7 +248,7 @@ class Writer:
         topology, needed = self._topology(), encoded.layout.real_data_shards
         chosen = place(topology, len(real), candidates)
         # Data shards to the stores that are read first; the placement does not care which is which.
-        chosen.sort(key=lambda store: not health.readable(store))
+        chosen.sort(key=lambda store: (not health.readable(store), health.nearness(store)))
         homes = dict(zip(real, chosen, strict=True))
         slow = frozenset(store for store in candidates if not health.waited_for(store))
         spares = [store for store in candidates if store not in homes.values() and store not in slow]
@@ -262,6 +262,8 @@ class Writer:
             stores_min=promised.m + 1,
             now=self._clock.monotonic(),
             keeps=keeps if bound else always,
+            fits=partial(can_keep_region, topology, promised) if bound else always,
+            ways=self._ways((*homes.values(), *spares), encoded.layout.shard_bytes),
         )
         tasks: dict[asyncio.Task[None], Attempt] = {}
         try:
@@ -275,6 +277,11 @@ class Writer:
         if write_round.verdict is not Verdict.ACKNOWLEDGE:
             return set(write_round.exclude) or set(homes.values())
         return self._landed(pack, promised, row, encoded, write_round, late)
+
+    def _ways(self, stores: Sequence[StoreId], size: int) -> dict[StoreId, float]:
+        """What the way takes to those of these stores that are elsewhere."""
+        ways = {store: self._health.way_s(store, size) for store in stores}
+        return {store: way_s for store, way_s in ways.items() if way_s}
 
     def _leave(self, tasks: Mapping[asyncio.Task[None], Attempt], encoded: Encoded) -> None:
         """Let late puts land, as far as there is memory for what they hold: all of their pack."""
