@@ -126,15 +126,17 @@ class PutLog:
         )
 
     def check_packs(self, transactions: Sequence[Transaction]) -> None:
-        """A new pack has a shard more than a read needs, at least. And a rewrite moves a pack's row only to
-        shards that are right on their disks: it has read them back. Late shards of a first writing, which
-        count their attempts from 0, have only been acknowledged."""
+        """No store has two shards of a pack. A new pack has a shard more than a read needs, at least. And a
+        rewrite moves a pack's row only to shards that are right on their disks: it has read them back. Late
+        shards of a first writing, which count their attempts from 0, have only been acknowledged."""
         for transaction in transactions:
             for key, value in transaction.puts:
                 if not key.startswith(b"pack/"):
                     continue
                 row, before = decode_row(value), self._rows.get(key)
                 pack = PackId(bytes.fromhex(key.removeprefix(b"pack/").decode()))
+                homes = {place.store for place in row.places}
+                assert len(homes) == len(row.places), f"{pack.hex()} has two shards on one store"
                 if before is None:
                     needed = Layout(row.scheme.k, row.stored_bytes).real_data_shards
                     assert len(row.places) > needed, f"{pack.hex()} begins with {len(row.places)} shards"

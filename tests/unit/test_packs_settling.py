@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from holdfast.base.ids import PackId, StoreId
@@ -94,10 +95,46 @@ async def test_a_late_shard_of_another_scheme_is_thrown_away() -> None:
     places = tuple(Place(shard, rig_store(shard), 7) for shard in (0, 1, 4, 5))
     now = KnownPack(landed.pack, PackRow(RS, 8000, 100, 8000, places), 9)
     assert 3 in now.virtual
-    change, row = settle_transaction(landed, now, [late], [])
+    change, row = settle_transaction(landed, now, landed.debt, [late], [])
     assert row.places == places
     assert [key.split(b"/")[0] for key, _ in change.puts] == [b"pack", b"trash"]
     await task
+
+
+class Acknowledged:
+    """A pack in rs-4-2 without its shard 5, whose put to store 5 is late, as the index has it now."""
+
+    def __init__(self, *places: Place) -> None:
+        self.late = Attempt(5, rig_store(5), 0)
+        row = PackRow(RS, 80_000, 100, 80_000, places)
+        receipt = Receipt(RS, 5, 6, {}, True)
+        debt = DebtRow(RS, DebtReason.STRAGGLER, (5,))
+        self.landed = Landed(PackId(bytes(16)), row, debt, receipt, {}, ())
+        self.known = KnownPack(self.landed.pack, row, 9)
+
+    def settle(self, debt: DebtRow | None) -> tuple[Transaction, PackRow]:
+        return settle_transaction(self.landed, self.known, debt, [self.late], [])
+
+
+async def test_a_late_shard_does_not_settle_what_was_promised_since() -> None:
+    """A bucket got another scheme, for which there are too few stores now: that is owed."""
+    pack = Acknowledged(*[Place(shard, rig_store(shard), 0) for shard in range(5)])
+    owed = DebtRow(Scheme(1, 3), DebtReason.SCHEME, (5,))
+    change, row = pack.settle(owed)
+    assert len(row.places) == 6
+    assert not change.deletes
+    (debt,) = [value for key, value in change.puts if key == debt_row(pack.landed.pack)]
+    assert msgspec.msgpack.decode(debt, type=DebtRow) == DebtRow(Scheme(1, 3), DebtReason.SCHEME)
+
+
+async def test_a_late_shard_is_thrown_away_where_its_store_has_another_of_the_pack_by_now() -> None:
+    """A heal that found a single free store, the one whose put was late, has taken it for another shard."""
+    moved = Place(2, rig_store(5), 77)
+    pack = Acknowledged(*[moved if shard == 2 else Place(shard, rig_store(shard), 0) for shard in range(5)])
+    change, row = pack.settle(pack.landed.debt)
+    assert row.places == pack.known.row.places
+    assert [key.split(b"/")[0] for key, _ in change.puts] == [b"pack", b"trash"]
+    assert not change.deletes
 
 
 async def test_a_rewrite_that_is_overtaken_by_the_packs_end_leaves_nothing() -> None:

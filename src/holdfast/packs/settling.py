@@ -31,6 +31,7 @@ GIVE_UP_S = 3600.0
 """A pack of a large upload is known to the index only when the upload ends; this is how long we look."""
 
 _encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(DebtRow)
 
 
 class Settler:
@@ -106,7 +107,10 @@ class Settler:
     async def _try_settle(
         self, landed: Landed, known: KnownPack, arrived: list[Attempt], unused: list[Attempt]
     ) -> bool:
-        change, row = settle_transaction(landed, known, arrived, unused)
+        # Later than the row: whoever changes a debt touches the row, which must not have changed since.
+        (found,) = await self._index.get([debt_row(landed.pack)])
+        debt = _decoder.decode(found.value) if found is not None else None
+        change, row = settle_transaction(landed, known, debt, arrived, unused)
         change = change._replace(expects=(*change.expects, *landed.ticket.expects))
         (outcome,) = await self._index.commit([change])
         if not isinstance(outcome, Committed):
@@ -146,21 +150,24 @@ class Settler:
 
 
 def settle_transaction(
-    landed: Landed, known: KnownPack, arrived: list[Attempt], unused: list[Attempt]
+    landed: Landed, known: KnownPack, debt: DebtRow | None, arrived: list[Attempt], unused: list[Attempt]
 ) -> tuple[Transaction, PackRow]:
-    """The row with the shards that arrived late, its debt cleared if nothing is missing any more, and
-    the attempts that nobody names declared dead. A pack that was written anew in another scheme meanwhile
-    has no use for shards of the old one."""
-    pack, row, debt = landed.pack, known.row, landed.debt
+    """The row with the shards that arrived late, its debt as it is now cleared if nothing is missing any more
+    of what is promised by now, and the attempts that nobody names declared dead. A pack that was written anew
+    in another scheme meanwhile has no use for shards of the old one; and none for a second one on a store
+    that has been given another shard of it."""
+    pack, row = landed.pack, known.row
     wanted = set(known.missing) if row.scheme == landed.row.scheme else set()
+    homes = set(known.stores)
     named = {(place.shard, place.store, place.attempt) for place in row.places}
     added = []
     for attempt in arrived:
         if attempt in named:
             # An earlier try, whose outcome was not known, has entered it.
             continue
-        if attempt.shard in wanted:
+        if attempt.shard in wanted and attempt.store not in homes:
             wanted.remove(attempt.shard)
+            homes.add(attempt.store)
             added.append(Place(attempt.shard, attempt.store, attempt.attempt))
         else:
             unused = [*unused, attempt]
