@@ -135,6 +135,15 @@ def test_no_request_fails_while_the_secret_changes(tmp_path: Path) -> None:
         with pytest.raises(ClientError, match="InvalidAccessKeyId"):
             old.list_buckets()
 
+        # All of that went over the stores of all nodes, and was counted there.
+        for node in nodes:
+            counted = metrics_of(node)
+            for call in ("hello", "put", "get"):
+                name = f'holdfast_peer_requests_total{{call="{call}",result="good"}} '
+                assert sum(float(line.removeprefix(name)) for line in counted if line.startswith(name)) > 0
+            assert 'holdfast_peer_refused_total{reason="Altered"} 0' in counted
+            assert sum(line.startswith("holdfast_node_connections{") for line in counted) == 2
+
         # A node that starts with the old one is told so.
         refused = run_holdfast("serve", cwd=cluster.node("n4").home)
         assert refused.returncode == 64

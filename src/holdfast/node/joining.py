@@ -25,6 +25,7 @@ from holdfast.node.cluster import Draining, read_cluster
 from holdfast.node.config import Config
 from holdfast.node.config_cluster import PeerAddress
 from holdfast.node.keeper import Decorate, Held, Keeper
+from holdfast.node.peer_accounting import PeerAccounts
 from holdfast.node.peers import Peers, dial_peers
 from holdfast.stores.peer import SPEAKS, PeerIdentity, PeerServer, Roots, client_tls, server_tls
 from holdfast.stores.port import Attachment, Store
@@ -88,8 +89,9 @@ class Joining:
         self.is_ahead: Callable[[], bool] = lambda: False
         self.reading: Callable[[], int] = lambda: index.status().revision
         self.on_change: list[Callable[[Changed], None]] = []
-        self._peers: Peers | None = None
-        self._server: PeerServer | None = None
+        self.peers: Peers | None = None
+        self.server: PeerServer | None = None
+        self.peer_accounts = PeerAccounts()
         self._watch: asyncio.Task[None] | None = None
         self.presence = Presence(
             config.name,
@@ -131,7 +133,7 @@ class Joining:
         """Serve peers, and be a member. Raises InvalidInput (address, certificates), Fenced, Unavailable."""
         keeper, settings, tls = self._keeper, self._settings, self._settings.tls
         keeper.be_node(self.identity.uuid)
-        self._server = PeerServer(
+        self.server = PeerServer(
             OwnStores(keeper),
             self.identity,
             self._roots,
@@ -140,10 +142,11 @@ class Joining:
             host=settings.peer.bare_host,
             port=settings.peer.port,
             tls=server_tls(tls) if tls is not None else None,
+            observer=self.peer_accounts,
         )
-        await self._server.start()
-        self._peer = str(settings.advertise or _reachable(settings.peer, self._server.port))
-        self._peers = Peers(
+        await self.server.start()
+        self._peer = str(settings.advertise or _reachable(settings.peer, self.server.port))
+        self.peers = Peers(
             self.name,
             keeper,
             health,
@@ -155,9 +158,9 @@ class Joining:
             self._tell,
         )
         await self.presence.register()
-        self._peers.begin()
+        self.peers.begin()
         self.presence.start()
-        self._watch = asyncio.create_task(self._peers.watch(), name="holdfast peers")
+        self._watch = asyncio.create_task(self.peers.watch(), name="holdfast peers")
 
     def serves(self, endpoint: str) -> None:
         """Clients are served at `endpoint` from now on."""
@@ -192,10 +195,10 @@ class Joining:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self.presence.close()
-        if self._peers is not None:
-            await self._peers.close()
-        if self._server is not None:
-            await self._server.stop(DRAIN_S)
+        if self.peers is not None:
+            await self.peers.close()
+        if self.server is not None:
+            await self.server.stop(DRAIN_S)
 
     # What this node says of itself
 
@@ -266,8 +269,8 @@ class Joining:
         )
 
     def _changed(self, change: Changed) -> None:
-        if self._peers is not None:
-            self._peers.changed(change)
+        if self.peers is not None:
+            self.peers.changed(change)
         for told in self.on_change:
             told(change)
 

@@ -194,7 +194,7 @@ class Node:
             lambda: self._server.in_flight,
             clock,
             token,
-            lambda: cluster_families(self._secrets),
+            lambda: cluster_families(self._secrets, self.joining),
         )
         # A node that others know, and that cannot serve, would be missed.
         await self._server.bind()

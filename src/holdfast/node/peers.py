@@ -30,6 +30,9 @@ from holdfast.stores.port import Attachment, Store
 LOOK_EVERY_S = 1.0
 PING_TIMEOUT_S = 0.5
 USAGE_TIMEOUT_S = 1.0
+STALE_CUT_OFF_S = 5.0
+"""A node looks each second whether it is cut off, and waits for answers while it does."""
+
 CUT_OFF_S = 60.0
 """A node that is cut off again within this time says nothing more of it."""
 
@@ -42,6 +45,7 @@ class Line(Struct):
     stores: Callable[[StoreId], Store]
     reaches: Callable[[], "asyncio.Future[bool]"]
     close: Callable[[], "asyncio.Future[None]"]
+    connections: Callable[[], int] = lambda: 0
 
 
 Dial = Callable[[Member], Line]
@@ -70,6 +74,7 @@ def dial_peers(
             lambda store: PeerStore(store, client),
             lambda: asyncio.ensure_future(reaches()),
             lambda: asyncio.ensure_future(client.close()),
+            lambda: client.connections,
         )
 
     return dial
@@ -140,6 +145,16 @@ class Peers:
         for name in tuple(self._lines):
             self._hang_up(name)
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many there are to each node."""
+        return {name: line.connections() for name, line in self._lines.items()}
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether this node did not reach most of the others when it last looked."""
+        return self._clock.monotonic() - self._keeper.cut_off_at < STALE_CUT_OFF_S
 
     # One node
 

@@ -1,7 +1,7 @@
 """Stores of other nodes, and one's own for them, over the peer protocol (docs/formats-peer.md)."""
 
 from holdfast.stores.peer.client import ClientLimits, PeerClient
-from holdfast.stores.peer.errors import PeerRefused, Refusal
+from holdfast.stores.peer.errors import REFUSALS, PeerRefused, Refusal
 from holdfast.stores.peer.greeting import check_secret
 from holdfast.stores.peer.messages import SPEAKS, HelloAnswer, PeerIdentity
 from holdfast.stores.peer.server import PeerLimits, PeerServer
@@ -10,6 +10,7 @@ from holdfast.stores.peer.store import PeerStore
 from holdfast.stores.peer.tls import TlsFiles, client_tls, server_tls
 
 __all__ = [
+    "REFUSALS",
     "SPEAKS",
     "ClientLimits",
     "HelloAnswer",

@@ -81,6 +81,20 @@ class Kind(Enum):
         return self.value[1]
 
 
+REFUSALS = tuple(
+    kind.wire
+    for kind in (
+        Kind.ALTERED,
+        Kind.NO_HELLO,
+        Kind.MALFORMED,
+        Kind.FOREIGN_CLUSTER,
+        Kind.WRONG_SECRET,
+        Kind.OTHER_NODE,
+        Kind.NO_COMMON_VERSION,
+    )
+)
+"""What is answered to who is not, or not as, another node of the cluster should be."""
+
 _KINDS: dict[type[HoldfastError], Kind] = {
     ShardExists: Kind.SHARD_EXISTS,
     ShardMissing: Kind.SHARD_MISSING,

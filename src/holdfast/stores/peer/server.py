@@ -14,7 +14,7 @@ from holdfast.stores.peer.messages import PeerIdentity
 from holdfast.stores.peer.serving import PeerFace
 from holdfast.stores.peer.signing import TAG_BYTES, Roots
 from holdfast.stores.port import Store
-from holdfast.wire.exchange import Limits
+from holdfast.wire.exchange import ExchangeObserver, Limits
 from holdfast.wire.server import Listen, Server
 
 PORT = 9100
@@ -48,6 +48,7 @@ class PeerServer(Server):
         limits: PeerLimits | None = None,
         speaks: tuple[int, ...] = messages.SPEAKS,
         listen: Listen | None = None,
+        observer: ExchangeObserver | None = None,
     ) -> None:
         for name in (identity.node, identity.cluster):
             assert messages.is_node_name(name), f"{name!r} is no name for a node or a cluster"
@@ -70,8 +71,12 @@ class PeerServer(Server):
             hint="choose another for peers.",
             tls=tls,
             listen=listen,
+            observer=observer,
             limits=Limits(
                 connections_max=limits.connections_max,
+                # What is under way is bounded by connections, which have one request each, and by bytes. One
+                # that was given up with its connection may take a moment to end.
+                requests_max=2 * limits.connections_max,
                 head_s=limits.head_s,
                 idle_s=limits.idle_s,
                 stall_s=limits.stall_s,

@@ -29,6 +29,10 @@ from holdfast.wire.http import Head, HeadError
 _LOG = logging.getLogger("holdfast.peer")
 _BYTES = "application/octet-stream"
 _JSON = "application/json"
+HELLO = "hello"
+"""The operation of a hello, for observers; of other requests it is the word of their `Call`, of what was not
+understood nothing."""
+
 _TOLD_EVERY_S = 1.0
 _WAITING_MAX = 8192
 _SMALL_BYTES = 64 << 10
@@ -98,11 +102,11 @@ class PeerFace:
         return self._room.taken
 
     def is_internal(self, head: Head) -> bool:
-        """All are taken on: what is under way is bounded here, by connections and bytes."""
-        return True
+        """None is: all are observed."""
+        return False
 
     def claim(self, exchange: Exchange) -> None:
-        """Nobody observes."""
+        """Nothing is believed of what was not read."""
 
     def refuse(self, error: HeadError) -> tuple[int, str, bytes]:
         """What is not HTTP as it should be, or has no room."""
@@ -128,11 +132,13 @@ class PeerFace:
         head = exchange.head
         nonce = head.headers.get("holdfast-nonce", "")
         root = self._root_of(head)
+        exchange.operation = HELLO
         try:
             content = self._hello(exchange, nonce, root)
             status = 200
         except _Refused as refused:
             self._tell(f"a hello was refused: {refused.message}")
+            exchange.code = refused.kind.wire
             content = encode_error(refused.kind, HoldfastError(refused.message))
             status = refused.kind.status
             exchange.close_after_answer()
@@ -201,6 +207,7 @@ class PeerFace:
             exchange.close_after_answer()
         try:
             asked, left_s = self._understand(exchange, peer)
+            exchange.operation = asked.call.value
             if asked.call is Call.GET and not asked.uncached:
                 found = self._store(asked).peek(asked.name, asked.ranges)
                 if found is not None:
@@ -363,6 +370,7 @@ class PeerFace:
         if not exchange.complete_at:
             # The rest of the request may never come: then whatever is sent on this connection next is lost.
             exchange.close_after_answer()
+        exchange.code = kind.wire
         content = encode_error(kind, error)
         hasher = session.answer(kind.status)
         feed(hasher, content)
