@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import re
+import subprocess
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from holdfast.node.credentials import Credentials, from_secret
 from holdfast.node.status import Status
 from tests.kit.etcd import running_etcd
 from tests.kit.postgres import running_server
-from tests.kit.process import NodeProcess
+from tests.kit.process import PROGRAM, NodeProcess, clean_environment, die_with_parent
 
 SECRET = b"the secret of a cluster that lives for one test"
 
@@ -92,3 +94,43 @@ class TestCluster:
             text += f'[[store]]\npath = "d{number}"\n'
         (home / "holdfast.toml").write_text(text)
         return ClusterNode(home, name)
+
+
+class Lender:
+    """`holdfast recover --lend` on a node's folder. Use as a context manager; it dies with the block."""
+
+    def __init__(self, node: ClusterNode) -> None:
+        self._home = node.home
+        self.lines: list[str] = []
+        self.peer = ""
+        """What to say to `holdfast recover`."""
+
+    def __enter__(self) -> "Lender":
+        self._process = subprocess.Popen(
+            [PROGRAM, "recover", "--lend"],
+            cwd=self._home,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=die_with_parent,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line)
+            if found := re.search(r"--peer (\S+)", line):
+                self.peer = found[1]
+                return self
+        raise AssertionError(f"nothing is lent:\n{''.join(self.lines)}")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self.wait()
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Its exit code, once it has ended."""
+        code = self._process.wait(timeout=timeout_s)
+        if self._process.stdout is not None and not self._process.stdout.closed:
+            self.lines.extend(self._process.stdout)
+            self._process.stdout.close()
+        return code

@@ -15,7 +15,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.base.clock import SystemClock
-from holdfast.base.errors import HoldfastError
+from holdfast.base.errors import HoldfastError, InvalidInput
 from holdfast.base.randomness import SystemRandomness
 from holdfast.cli import balance, bucket, index, node, store
 from holdfast.cli.exits import Exit, as_ours, sentence
@@ -195,15 +195,31 @@ def recover(
     force: Annotated[
         bool, typer.Option("--force", help="Go back to the journal although the index can be opened.")
     ] = False,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option("--peer", help="A node that lends its stores, as n2=10.0.0.2:9100; once for each."),
+    ] = None,
+    lend: Annotated[
+        bool, typer.Option("--lend", help="Lend this node's stores to the recovery on another node.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Make a lost index again from what lies on the stores; no node may be running."""
-    from holdfast.cli.recovering import recover_and_show
+    from holdfast.cli.recovering import lend_and_tell, recover_and_show
+    from holdfast.node.borrowing import read_peer
     from holdfast.node.recovering import Wanted
 
     stores = tuple(StorePlace(path=path) for path in store) if store else None
     given = Given(data=data, stores=stores, scheme="raid0" if store and len(store) == 1 else None)
-    wanted = Wanted(dry_run=dry_run, force=force, incarnation=incarnation)
+    if lend:
+        if dry_run or force or incarnation or peer or json:
+            raise InvalidInput(
+                "--lend goes with no other option of recover:", hint="say those on the node that recovers."
+            )
+        lend_and_tell(read_config(config, given))
+        return
+    peers = tuple(read_peer(text) for text in peer or ())
+    wanted = Wanted(dry_run=dry_run, force=force, incarnation=incarnation, peers=peers)
     recover_and_show(read_config(config, given), wanted, os.environ, as_json=json)
 
 

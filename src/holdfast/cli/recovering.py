@@ -10,6 +10,7 @@ import typer
 from holdfast.base.clock import SystemClock
 from holdfast.base.randomness import SystemRandomness
 from holdfast.node.config import Config
+from holdfast.node.lending import lend
 from holdfast.node.recovering import Wanted, recover
 from holdfast.recovery.applying import Told
 from holdfast.recovery.report import Report
@@ -34,13 +35,20 @@ def recover_and_show(
         typer.echo(line)
 
 
+def lend_and_tell(config: Config) -> None:
+    """Lend this node's stores until the recovery on another one is over. Raises what stands in the way."""
+    asyncio.run(lend(config, SystemClock(), SystemRandomness(), typer.echo))
+
+
 def sentences_of(report: Report) -> Iterator[str]:
     """The report for a person. Pure."""
     used = [found for found in report.stores if found.state == "used"]
     yield f"Cluster {report.cluster}, {len(used)} of {len(report.stores)} stores."
     for found in report.stores:
         if found.state != "used":
-            yield f"  not used: {found.path}: {found.state}"
+            where = f"{found.slot}, {found.path}" if report.nodes else found.path
+            yield f"  not used: {where}: {found.state}"
+    yield from _of_nodes(report)
     yield f"Index {report.incarnation_before}:"
     if report.snapshot:
         yield (
@@ -87,7 +95,24 @@ def sentences_of(report: Report) -> Iterator[str]:
         )
     for path in report.set_aside:
         yield f"  set aside: {path}; remove it when all is well"
-    yield f"Credentials: {report.credentials}. `holdfast serve` starts the node; then run `holdfast verify`."
+    nodes = "on each node starts it" if report.nodes else "starts the node"
+    yield f"Credentials: {report.credentials}. `holdfast serve` {nodes}; then run `holdfast verify`."
+
+
+def _of_nodes(report: Report) -> Iterator[str]:
+    """Nothing for a node that is alone."""
+    if not report.nodes:
+        return
+    away = [node for node in report.nodes if node.part not in ("here", "lends")]
+    yield f"Nodes: {', '.join(node.name for node in report.nodes if node not in away)} take part."
+    for node in away:
+        stores = f"its stores {', '.join(node.stores)} were not read" if node.stores else "it has no stores"
+        yield f"  without {node.name}, at {node.peer}: {node.part}; {stores}"
+    if any(node.stores for node in away):
+        yield (
+            "  What was written in the last moment and lies mostly on those stores may not be among what is "
+            "told below; and they do not know of the new index: do not let them serve with the old one."
+        )
 
 
 def _of_packs(report: Report) -> Iterator[str]:

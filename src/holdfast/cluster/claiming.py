@@ -47,7 +47,8 @@ async def claim(
     if known_incarnation and known_incarnation not in incarnations:
         raise Fenced(
             f"The index that was found is {incarnations[0]}, that of this node is {known_incarnation}:",
-            hint="it is another cluster's, or was made anew. Is the address of the index right?",
+            hint="it is another cluster's, or was made anew. Is the address of the index right? If the old "
+            "one is lost for good, `holdfast recover` makes it again.",
         )
     for _ in range(TRIES):
         (row,) = await index.get([CLUSTER_ROW])

@@ -262,8 +262,18 @@ async def add_up(pages: AsyncIterator[list[Row]]) -> Sum:
     return Sum(rows, size, digest.hexdigest())
 
 
-def not_finished() -> Unavailable:
-    """For whoever opens an index that is still being filled."""
+RECOVERY = "recovery of "
+"""What an index that is being made again from the stores says that it is filled from, with the incarnation
+of the one that was lost."""
+
+
+def not_finished(source: str) -> Unavailable:
+    """For whoever opens an index that is still being filled from `source`."""
+    if source.startswith(RECOVERY):
+        return Unavailable(
+            "The index is being made again from the stores, and that was not finished.",
+            hint="Wait for `holdfast recover`, or give it again.",
+        )
     return Unavailable(
         "A copy into this index was not finished.",
         hint="Give `holdfast index copy` again as it was given, or use the index that it came from.",

@@ -19,7 +19,7 @@ from holdfast.index.copying import Copied, Source, Step, Target, copy_index
 from holdfast.index.sqlite.moving import SqliteSource, SqliteTarget
 from holdfast.index.sqlite.refounding import new_incarnation
 from holdfast.node.config import Config
-from holdfast.node.config_cluster import Engine, read_index
+from holdfast.node.config_cluster import Engine, IndexAddress, read_index
 from holdfast.node.index import Members, open_index
 from holdfast.node.keeper import Keeper
 from holdfast.node.runtime import DataLock
@@ -114,22 +114,8 @@ class _Ends:
         return self._members, f"{EMBEDDED} in {config.data}"
 
     async def _shared(self, name: str) -> "EtcdEnd | PostgresEnd":
-        address = read_index(name)
-        end: EtcdEnd | PostgresEnd
-        match address.engine:
-            case Engine.ETCD:
-                # Each engine's driver is loaded by those who use it.
-                from holdfast.index.etcd.moving import etcd_end
-                from holdfast.node.etcd_index import etcd_access
-
-                where, options = etcd_access(address.address, self._config.etcd)
-                end = await etcd_end(
-                    where, address.shown, clock=self._clock, randomness=self._randomness, options=options
-                )
-            case Engine.POSTGRES:
-                from holdfast.index.postgres.moving import postgres_end
-
-                end = postgres_end(address.address, address.shown, managed=self._managed)
+        config = replace(self._config, index_managed=self._managed)
+        end = await shared_end(read_index(name), config, self._clock, self._randomness)
         self._stack.push_async_callback(end.close)
         return end
 
@@ -137,6 +123,24 @@ class _Ends:
         """Let the data folder know which index it has now."""
         if self._keeper is not None and self._members is not None and copied.target.startswith(EMBEDDED):
             self._keeper.remember_index(self._members.first, copied.incarnation)
+
+
+async def shared_end(
+    address: IndexAddress, config: Config, clock: Clock, randomness: Randomness
+) -> "EtcdEnd | PostgresEnd":
+    """The index at `address`, whatever state it is in; whoever asks closes it."""
+    match address.engine:
+        case Engine.ETCD:
+            # Each engine's driver is loaded by those who use it.
+            from holdfast.index.etcd.moving import etcd_end
+            from holdfast.node.etcd_index import etcd_access
+
+            where, options = etcd_access(address.address, config.etcd)
+            return await etcd_end(where, address.shown, clock=clock, randomness=randomness, options=options)
+        case Engine.POSTGRES:
+            from holdfast.index.postgres.moving import postgres_end
+
+            return postgres_end(address.address, address.shown, managed=config.index_managed)
 
 
 def _untold(

@@ -145,7 +145,7 @@ class Joining:
             observer=self.peer_accounts,
         )
         await self.server.start()
-        self._peer = str(settings.advertise or _reachable(settings.peer, self.server.port))
+        self._peer = str(settings.advertise or reachable(settings.peer, self.server.port))
         self.peers = Peers(
             self.name,
             keeper,
@@ -280,7 +280,7 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
-def _reachable(listening: PeerAddress, port: int) -> PeerAddress:
+def reachable(listening: PeerAddress, port: int) -> PeerAddress:
     """Where others find what listens here, as far as that can be told."""
     if listening.is_everywhere:
         raise InvalidInput(

@@ -2,57 +2,52 @@
 
 The order is that of a start, with one difference: nothing is written before everything was read, and the new
 index counts only when all of it is there. What must hold: no other process has the data folder or a store
-while this runs; an index that can be opened is never replaced unless that is asked for; what lay where the
-new one goes is set aside, not removed; and from the first moment that the new index can be opened, stores
-and data folder know it, so that nobody who has the old one is believed.
+while this runs, nor serves from a store of another node; an index that can be opened is never replaced unless
+that is asked for; and from the first moment that the new index can be opened, stores and data folders know
+it, so that nobody who has the old one is believed.
 """
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
+from enum import Enum
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Fenced, HoldfastError, InvalidInput, Unavailable
+from holdfast.base.errors import HoldfastError, InvalidInput, Unavailable
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
+from holdfast.cluster.secret import check_of
 from holdfast.health import StoreHealth
 from holdfast.health.events import HEAD, decode_head, encode_head
 from holdfast.index.port import prefix_end
-from holdfast.index.sqlite.folder import DirectoryFolder
-from holdfast.index.sqlite.recovery import Choice, Verdict, choose
-from holdfast.index.sqlite.refounding import Refounding, new_incarnation
-from holdfast.index.sqlite.remains import changes_after, look
-from holdfast.index.sqlite.scan import Scan
+from holdfast.index.sqlite.refounding import new_incarnation
 from holdfast.node import credentials
-from holdfast.node.cluster import Cluster, Slot, assign_slots, cluster_from, read_cluster, write_cluster
-from holdfast.node.config import Config, StorePlace
-from holdfast.node.index import Members
-from holdfast.node.keeper import Held
-from holdfast.node.placing import place_stores
+from holdfast.node.borrowing import Borrowed, PeerNamed, borrow
+from holdfast.node.config import Config, scheme_for
+from holdfast.node.config_cluster import read_secrets
+from holdfast.node.recovering_embedded import EmbeddedTarget
+from holdfast.node.recovering_shared import SharedTarget
+from holdfast.node.recovering_stores import OwnFound
 from holdfast.node.runtime import DataLock
 from holdfast.packs.named import NamedPacks, find_names
 from holdfast.recovery.applying import Applied, Applier, Told, candidates, read_young
 from holdfast.recovery.first_snapshot import write_first
 from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
-from holdfast.recovery.loading import Loaded, follow_log, load, newest_lineage
+from holdfast.recovery.loading import Loaded, load, newest_lineage
 from holdfast.recovery.names import PREFIX, Lineage, lineages_of
+from holdfast.recovery.nodes import KnownNode, keep_order_of_parts, known_nodes, settle_nodes
 from holdfast.recovery.relocating import Relocator
-from holdfast.recovery.report import Report, StoreFound
+from holdfast.recovery.report import NodeFound, Report, StoreFound
 from holdfast.recovery.scratch import Scratch
 from holdfast.recovery.surveying import Survey, survey
-from holdfast.stores.directory import DirectoryOptions, attach, inspect
-from holdfast.stores.identity import Expected, Identity, Noted
-from holdfast.stores.port import Attachment, Store
-from holdfast.topology import Location, Topology
+from holdfast.scheme import Scheme
+from holdfast.stores.port import Store
+from holdfast.topology import Location, Topology, place
 
-ATTACH_TIMEOUT_S = 30.0
 SCRATCH_NAME = "recovery.tmp"
-ASIDE = ".before-recovery"
 TOLD_MAX = 100
 EVENTS_OF_A_LINEAGE_BITS = 40
 """So many events, as a power of two, may be numbered before an index is made again."""
@@ -61,12 +56,24 @@ EVENTS_OF_A_LINEAGE_BITS = 40
 Tell = Callable[[str], None]
 
 
+class Step(Enum):
+    """What was done last. Broken off behind any of them, recovery is given again."""
+
+    READ = "read"
+    FILLED = "filled"
+    NOTED = "noted"
+    KEPT = "kept"
+    JOINED = "joined"
+
+
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What was asked for. `incarnation` chooses among several; `force` replaces an index that is whole."""
+    """What was asked for. `incarnation` chooses among several; `force` replaces an index that is whole;
+    `peers` are the nodes that lend their stores."""
 
     dry_run: bool = False
     force: bool = False
     incarnation: str = ""
+    peers: tuple[PeerNamed, ...] = ()
 
 
 async def recover(
@@ -76,18 +83,19 @@ async def recover(
     clock: Clock,
     randomness: Randomness,
     tell: Tell,
+    done: Callable[[Step], None] = lambda _: None,
 ) -> Report:
-    """Make the index again, or say what would come of it. `tell` takes sentences about what is going on.
+    """Make the index again, or say what would come of it. `tell` takes sentences about what is going on,
+    `done` each step that was taken.
 
     Raises Busy and Fenced (somebody else is using it, or it belongs elsewhere), InvalidInput (the index is
     whole; it is not clear which is meant), Unavailable and Damaged (too little can be read)."""
-    if config.index is not None:
+    if config.cluster is None and wanted.peers:
         raise InvalidInput(
-            f"The index is at {config.index.shown}, and recovery makes an embedded one.",
-            hint=f"Restore it by the means of {config.index.engine.value}.",
+            "This node has no [cluster] in its configuration, and so no peers:", hint="leave --peer out."
         )
     async with AsyncExitStack() as stack:
-        run = _Run(config, wanted, environment, clock, randomness, tell)
+        run = _Run(config, wanted, environment, clock, randomness, tell, done)
         return await run.run(stack)
 
 
@@ -100,17 +108,20 @@ class _Run:
         clock: Clock,
         randomness: Randomness,
         tell: Tell,
+        done: Callable[[Step], None],
     ) -> None:
+        self._done = done
         self._config = config
         self._wanted = wanted
         self._environment = environment
         self._clock = clock
         self._randomness = randomness
         self._tell = tell
-        self.held: dict[str, Held] = {}
-        self.cluster = Cluster("", {})
-        self._found: list[StoreFound] = []
-        self._remains: list[tuple[tuple[int, int], str, Path]] = []
+        self._own = OwnFound(config, clock, randomness)
+        self._borrowed: Borrowed | None = None
+        self._secrets: tuple[bytes, ...] = ()
+        self._nodes: list[NodeFound] = []
+        self._known: list[KnownNode] = []
         self._revision = 0
         self._number = 0
         self._ancestors: tuple[str, ...] = ()
@@ -118,12 +129,14 @@ class _Run:
     async def run(self, stack: AsyncExitStack) -> Report:
         began = self._clock.monotonic()
         self._take_data(stack)
-        await self._find_stores(stack)
-        stores: dict[StoreId, Store] = {
-            held.opened.id: held.opened for held in self.held.values() if held.opened is not None
-        }
-        self._check_enough()
-        members = self._check_no_index()
+        await self._own.open(stack)
+        stores = self._own.stores
+        if self._config.cluster is None:
+            self._check_enough()
+        else:
+            self._borrowed = await self._borrow(stack)
+            stores |= self._borrowed.stores
+        target = await self._find_target(stack)
         names = await find_names(stores, PREFIX)
         lineage = newest_lineage(names, self._wanted.incarnation)
         # One more than any: one that was lost before its first snapshot is not made from, and has a number.
@@ -138,12 +151,13 @@ class _Run:
                 # It was recovered, and lost again before its first snapshot was whole.
                 error.hint += f" The index that it was made from is there, too: --incarnation {older[0]}"
             raise
+        await self._look_for_nodes(scratch, set(stores))
         journal_revision = loaded.revision
-        loaded, log_member, log_changes = self._follow_log(scratch, loaded)
+        loaded, log_member, log_changes = target.follow_log(scratch, loaded)
         self._revision = loaded.revision
         self._tell(f"the journal ends at revision {journal_revision:,}; looking through the stores")
         surveyed = await survey(stores, scratch, loaded.window, self._next)
-        self._check_known(surveyed)
+        self._check_known(surveyed, set(stores))
         applied = Applied([], [], [], [])
         young = await read_young(stores, loaded, surveyed.nameless, surveyed.recent, applied)
         relocator = Relocator(stores, scratch, young, surveyed.lost, self._next)
@@ -153,13 +167,15 @@ class _Run:
         )
         applier.run(candidates(young, applied), applied)
         incarnation = new_incarnation(self._randomness)
+        self._settle(scratch)
         self._say_whence(scratch, loaded)
-        report = self._report(loaded, surveyed, applied, scratch, incarnation, members)
+        report = self._report(loaded, surveyed, applied, scratch, incarnation, target.places)
         report = replace(
             report, journal_revision=journal_revision, log_member=log_member, log_changes=log_changes
         )
+        self._done(Step.READ)
         if not self._wanted.dry_run:
-            report = await self._write(scratch, incarnation, members, stores, report)
+            report = await self._write(scratch, incarnation, target, stores, report)
         report = replace(report, seconds=round(self._clock.monotonic() - began, 3))
         if not self._wanted.dry_run:
             self._keep(report)
@@ -178,103 +194,100 @@ class _Run:
         lock = DataLock(data)
         stack.callback(lock.release)
 
-    # Who is there
+    async def _find_target(self, stack: AsyncExitStack) -> EmbeddedTarget | SharedTarget:
+        ours = self._noted()
+        if self._config.index is None:
+            embedded = EmbeddedTarget(self._config, self._own, self._randomness, self._tell)
+            await embedded.check(ours, force=self._wanted.force)
+            return embedded
+        shared = SharedTarget(self._config, self._clock, self._randomness, stack, self._tell)
+        await shared.check(ours, force=self._wanted.force, dry_run=self._wanted.dry_run)
+        return shared
 
-    async def _find_stores(self, stack: AsyncExitStack) -> None:
-        known = read_cluster(self._config.data) or Cluster("", {})
-        places = place_stores(self._config.stores, known).places
-        seen: dict[Path, Identity] = {}
-        trouble: dict[Path, str] = {}
-        for place in places:
-            try:
-                found = await inspect(place.path, timeout_s=ATTACH_TIMEOUT_S)
-            except HoldfastError as error:
-                trouble[place.path] = str(error)
-                continue
-            if found.identity is not None:
-                seen[place.path] = found.identity
-            else:
-                trouble[place.path] = found.problem or ("empty" if found.exists else "not there")
-        self.cluster = self._cluster_of(seen, {place.path: place.slot for place in places if place.slot})
-        named = {place.path: place for place in assign_slots(places, self.cluster, seen)}
-        for place in places:
-            await self._attach(named[place.path], seen.get(place.path), trouble.get(place.path, ""), stack)
-        if not self.held:
-            listed = "; ".join(f"{found.path}: {found.state}" for found in self._found)
-            raise Unavailable("None of the stores can be used.", hint=f"{listed}.")
+    def _noted(self) -> set[str]:
+        return self._own.noted() | (self._borrowed.noted() if self._borrowed is not None else set())
 
-    def _cluster_of(self, seen: Mapping[Path, Identity], named: Mapping[Path, str]) -> Cluster:
-        known, said = read_cluster(self._config.data), cluster_from(seen, named)
-        if known is None and said is None:
-            raise Unavailable(
-                "None of these directories is a store of Holdfast.",
-                hint="Name the stores with --store, or in the configuration file.",
-            )
-        if known is not None and said is not None and known.cluster != said.cluster:
-            raise Fenced(
-                f"The stores belong to cluster {said.cluster}, the data folder to {known.cluster}.",
-                hint="Name the stores that belong to it, or another --data.",
-            )
-        cluster = known or said
-        assert cluster is not None
-        return cluster
+    # The other nodes of a cluster
 
-    async def _attach(
-        self, place: StorePlace, identity: Identity | None, trouble: str, stack: AsyncExitStack
-    ) -> None:
-        line = self.cluster.slots.get(place.slot)
-        if identity is None:
-            self._found.append(StoreFound(str(place.path), place.slot, "", trouble))
-            return
-        expected = Expected(
-            self.cluster.cluster,
-            (line.known_as if line else "") or place.slot,
-            line.store if line else None,
-            line.noted if line else None,
+    async def _borrow(self, stack: AsyncExitStack) -> Borrowed:
+        assert self._config.cluster is not None
+        self._secrets = read_secrets(self._config.cluster.secret_file)
+        return await borrow(
+            self._config,
+            self._own.cluster.cluster,
+            self._own.cluster.node,
+            self._secrets,
+            self._wanted.peers,
+            self._randomness,
+            stack,
+            self._tell,
         )
-        try:
-            attached = await attach(
-                place.path,
-                expected,
-                clock=self._clock,
-                randomness=self._randomness,
-                options=DirectoryOptions(bytes_reserve=self._config.limits.reserve_bytes),
-                timeout_s=ATTACH_TIMEOUT_S,
-            )
-        except Fenced:
-            raise
-        except HoldfastError as error:
-            self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), str(error)))
+
+    async def _look_for_nodes(self, scratch: Scratch, here: set[StoreId]) -> None:
+        """Raises Busy when a node runs, Unavailable when so many stores are missing that the newest of the
+        journal may be, too."""
+        if self._borrowed is None:
             return
-        opened, judgement = attached.store, attached.judgement
-        if opened is None:
-            state = f"{judgement.attachment.value}: {judgement.reason}"
-            self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), state))
+        self._known = known_nodes(scratch)
+        self._nodes = await self._borrowed.look_for_others(self._known, self._config.name)
+        listed = {store.store for node in self._known for store in node.stores}
+        self._check_missing(listed - here, here)
+
+    def _settle(self, scratch: Scratch) -> None:
+        """Leave the rows of nodes as the new index begins with them."""
+        if self._borrowed is None:
             return
-        stack.push_async_callback(opened.close)
-        held = Held(
-            place, Attachment.READY, "", opened.id, opened, opened, opened.device, mounted=opened.mounted
-        )
-        self.held[place.slot] = held
-        self._found.append(StoreFound(str(place.path), place.slot, str(identity.store), "used"))
+        present = {loan.peer.name: loan.lent.uuid for loan in self._borrowed.loans}
+        present[self._config.name] = self._own.cluster.node
+        cluster = self._own.cluster.cluster
+        made_ms = int(self._clock.wall() * 1000)
+        checks = [check_of(secret, cluster) for secret in self._secrets]
+        for sentence in settle_nodes(scratch, cluster, checks, present, made_ms, self._next):
+            self._tell(sentence)
+        keep_order_of_parts(scratch)
+
+    # Whether enough is there
 
     def _check_enough(self) -> None:
         """Raises Unavailable when so many stores are missing that the newest of the journal may be, too."""
-        slots = {name for name, slot in self.cluster.slots.items() if slot.store is not None}
-        slots |= {found.slot for found in self._found}
-        away, m = sorted(slots - set(self.held)), self._config.scheme.m
+        slots = self._own.slots()
+        away, m = sorted(slots - set(self._own.held)), self._config.scheme.m
         if len(away) > m:
-            self._too_few(f"{len(away)} of {len(slots)} stores are missing ({', '.join(away)})")
+            what = f"{len(away)} of {len(slots)} stores are missing ({', '.join(away)})"
+            self._too_few(what, self._config.scheme)
 
-    def _check_known(self, surveyed: Survey) -> None:
+    def _check_known(self, surveyed: Survey, here: set[StoreId]) -> None:
         """The same by what the packs say: without the data folder nobody else knows of a store."""
-        here = {held.id for held in self.held.values()}
-        away = surveyed.stores - here
-        if len(away) > self._config.scheme.m:
-            self._too_few(f"packs name {len(away)} stores that are not here ({', '.join(sorted(away))})")
+        self._check_missing(surveyed.stores - here, here, "packs name")
 
-    def _too_few(self, what: str) -> None:
-        m, name = self._config.scheme.m, self._config.scheme.name
+    def _check_missing(self, away: set[StoreId], here: set[StoreId], who: str = "the nodes have") -> None:
+        locations = self._locations()
+        names = {store.store: f"{node.name}/{store.slot}" for node in self._known for store in node.stores}
+        scheme = self._scheme(len(away | here))
+        if held_at_most(locations, scheme, away, here) > scheme.m:
+            listed = ", ".join(sorted(names.get(store, store) for store in away))
+            self._too_few(f"{who} {len(away)} stores that are not here ({listed})", scheme)
+
+    def _locations(self) -> list[Location]:
+        """Where all stores are, as far as that is known."""
+        found = {
+            store.store: Location(store.store, store.region, store.zone, store.host, store.device)
+            for node in self._known
+            for store in node.stores
+        }
+        if self._borrowed is not None:
+            found |= {
+                store.store: store.location for loan in self._borrowed.loans for store in loan.lent.stores
+            }
+        return list((found | {location.store: location for location in self._own.locations}).values())
+
+    def _scheme(self, stores: int) -> Scheme:
+        """The node's default scheme, as it is with so many stores."""
+        config = self._config
+        return config.scheme if config.scheme_given or stores < 2 else scheme_for(None, stores)
+
+    def _too_few(self, what: str, scheme: Scheme) -> None:
+        m, name = scheme.m, scheme.name
         if not self._wanted.force:
             raise Unavailable(
                 f"{what}; with {name}, {m} can be done without.",
@@ -283,86 +296,11 @@ class _Run:
             )
         self._tell(f"{what}; going on with the others, as --force says")
 
-    # Whether there is an index already
-
-    def _check_no_index(self) -> Members:
-        """Raises InvalidInput when the old index can be opened. Answers where the new one goes."""
-        old = Members(self._config, self)
-        choice = self._look_at(old)
-        ours = {self.cluster.incarnation, *self._noted()} - {""}
-        if choice.verdict is Verdict.CHOSEN and (not ours or choice.incarnation.hex() in ours):
-            have, of = len(choice.voters), len(choice.members)
-            if not self._wanted.force:
-                raise InvalidInput(
-                    f"The index is there: {', '.join(choice.voters)} can be read, {have} of {of} members.",
-                    hint="`holdfast serve` opens it. --force goes back to what snapshots and journal hold: "
-                    "what was changed since, about the last second, is given up.",
-                )
-            self._remains = []
-            self._tell(f"an index that is whole ({have} of {of} members) is replaced, as --force says")
-        before = self.cluster
-        # Members that are gone cannot be part of the new one; it is begun on what is there.
-        self.cluster = replace(before, index=())
-        members = Members(self._config, self)
-        self.cluster = before
-        return members
-
-    def _look_at(self, members: Members) -> Choice:
-        names = [name for name in (self.cluster.index or tuple(members.all)) if name in members.all]
-        scans: dict[str, Scan] = {}
-        failed: dict[str, str] = {}
-        for name in names:
-            place = Path(members.all[name].place)
-            if not place.is_dir():
-                failed[name] = "is not there"
-                continue
-            try:
-                scan = look(DirectoryFolder(place))
-            except HoldfastError as error:
-                failed[name] = str(error)
-                continue
-            if scan.incarnation is not None:
-                scans[name] = scan
-                self._remains.append((scan.tip, name, place))
-            else:
-                failed[name] = "is empty"
-        self._look_aside(members)
-        return choose(names, scans, failed) if scans else Choice(Verdict.TOO_FEW)
-
-    def _look_aside(self, members: Members) -> None:
-        """A recovery that was interrupted has set aside what it read on from."""
-        for name, member in members.all.items():
-            place = Path(member.place)
-            for aside in place.parent.glob(f"{place.name}{ASIDE}*"):
-                try:
-                    scan = look(DirectoryFolder(aside))
-                except HoldfastError:
-                    continue
-                if scan.incarnation is not None:
-                    self._remains.append((scan.tip, f"{name} ({aside.name})", aside))
-
-    def _follow_log(self, scratch: Scratch, loaded: Loaded) -> tuple[Loaded, str, int]:
-        """Go on with what the index's members that are left know beyond the journal's end. One of them: what
-        two have of which nothing was acknowledged need not agree."""
-        for _, name, place in sorted(self._remains, reverse=True):
-            changes = changes_after(DirectoryFolder(place), loaded.lineage.incarnation, loaded.revision)
-            loaded, count, error = follow_log(scratch, loaded, changes)
-            if error is not None:
-                self._tell(f"the index's member {name} cannot be read on: {error}")
-            if count:
-                self._tell(f"{count:,} changes behind the journal's end are on the index's member {name}")
-                return loaded, name, count
-        return loaded, "", 0
-
-    def _noted(self) -> set[str]:
-        opened = [held.opened for held in self.held.values() if held.opened is not None]
-        return {store.identity.noted.incarnation for store in opened if store.identity.noted is not None}
-
     # The new one
 
     def _say_whence(self, scratch: Scratch, loaded: Loaded) -> None:
         # Those that stores have noted, too: of a recovery that was interrupted nothing else is left.
-        noted = sorted(self._noted() | ({self.cluster.incarnation} - {""}))
+        noted = sorted(self._noted())
         ancestors = dict.fromkeys(
             (*loaded.ancestors, *noted, *sorted(loaded.later), loaded.lineage.incarnation)
         )
@@ -379,37 +317,36 @@ class _Run:
         self,
         scratch: Scratch,
         incarnation: str,
-        members: Members,
+        target: EmbeddedTarget | SharedTarget,
         stores: Mapping[StoreId, Store],
         report: Report,
     ) -> Report:
-        aside = self._set_aside(members)
-        accesses = [members.all[name] for name in members.first]
-        refounding = Refounding(
-            accesses, lambda: scratch.scan(b""), incarnation, self._revision, self._randomness
-        )
-        self._tell(f"writing the new index to {', '.join(members.first)}")
-        refounding.write()
+        self._revision = await target.write(scratch, incarnation, self._revision)
+        self._done(Step.FILLED)
         # From here on the old index is not believed any more; until `join` there is no new one.
-        await self._note(incarnation, members)
+        members = target.places if isinstance(target, EmbeddedTarget) else ()
+        for sentence in await self._own.note(incarnation, self._revision, members):
+            self._tell(sentence)
+        if self._borrowed is not None:
+            await self._borrowed.note(incarnation, self._revision)
+        self._done(Step.NOTED)
         report = await self._write_first(scratch, incarnation, stores, report)
-        refounding.join()
-        return replace(report, set_aside=tuple(aside))
+        self._done(Step.KEPT)
+        await target.join()
+        self._done(Step.JOINED)
+        if self._borrowed is not None:
+            await self._borrowed.done(incarnation)
+        return replace(report, revision=self._revision, set_aside=target.set_aside)
 
     async def _write_first(
         self, scratch: Scratch, incarnation: str, stores: Mapping[StoreId, Store], report: Report
     ) -> Report:
         """The new index's first snapshot, before it can be opened: what is done on it is never known to the
         journal alone. Stores that do not take it are no reason to be without an index."""
-        topology = Topology(
-            Location(held.id, held.place.region, held.place.zone, held.place.host, held.device)
-            for held in self.held.values()
-            if held.id is not None
-        )
-        health = StoreHealth(list(stores), self._config.scheme.m, self._clock.monotonic())
-        packs = NamedPacks(
-            stores, lambda: topology, health, self._clock, self._randomness, lambda: self._config.scheme
-        )
+        topology = Topology(one for one in self._locations() if one.store in stores)
+        scheme = self._scheme(len(stores))
+        health = StoreHealth(list(stores), scheme.m, self._clock.monotonic())
+        packs = NamedPacks(stores, lambda: topology, health, self._clock, self._randomness, lambda: scheme)
         try:
             name = await write_first(
                 packs,
@@ -425,46 +362,6 @@ class _Run:
             return replace(report, first_snapshot_failed=str(error))
         return replace(report, first_snapshot=name.head)
 
-    def _set_aside(self, members: Members) -> list[str]:
-        """Move what lies where an index lay. It is kept: a person may still want it."""
-        moved = []
-        for member in members.all.values():
-            place = Path(member.place)
-            if not place.is_dir() or not any(place.iterdir()):
-                continue
-            to, number = place.with_name(f"{place.name}{ASIDE}"), 1
-            while to.exists():
-                number += 1
-                to = place.with_name(f"{place.name}{ASIDE}-{number}")
-            place.rename(to)
-            moved.append(str(to))
-        return moved
-
-    async def _note(self, incarnation: str, members: Members) -> None:
-        noted = Noted(incarnation, self._revision)
-
-        async def tell(held: Held) -> None:
-            assert held.opened is not None
-            line = self.cluster.slots.get(held.place.slot) or Slot("")
-            slot = replace(
-                line,
-                path=str(held.place.path),
-                store=held.opened.id,
-                noted=None,
-                device=held.device,
-                mounted=held.mounted,
-            )
-            try:
-                await held.opened.note_revision(incarnation, self._revision, timeout_s=ATTACH_TIMEOUT_S)
-                slot = replace(slot, noted=noted)
-            except HoldfastError as error:
-                self._tell(f"{held.place.slot} does not take note of the new index: {error}")
-            self.cluster = self.cluster.with_slot(held.place.slot, slot)
-
-        await asyncio.gather(*[tell(held) for held in self.held.values()])
-        self.cluster = replace(self.cluster, index=members.first, incarnation=incarnation)
-        write_cluster(self._config.data, self.cluster)
-
     def _keep(self, report: Report) -> None:
         path = self._config.data / f"recovery-{report.lineage}.json"
         path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -476,12 +373,12 @@ class _Run:
         applied: Applied,
         scratch: Scratch,
         incarnation: str,
-        members: Members,
+        places: tuple[str, ...],
     ) -> Report:
         return Report(
             dry_run=self._wanted.dry_run,
-            cluster=self.cluster.cluster,
-            stores=tuple(self._found),
+            cluster=self._own.cluster.cluster,
+            stores=tuple(self._own.found) + self._of_others(),
             incarnation_before=loaded.lineage.incarnation,
             incarnation=incarnation,
             lineage=self._number,
@@ -520,7 +417,7 @@ class _Run:
             uploads=scratch.count(b"upload/", prefix_end(b"upload/")),
             rows=scratch.count(),
             revision=self._revision,
-            members=members.first,
+            members=places,
             set_aside=(),
             first_snapshot="",
             first_snapshot_failed="",
@@ -528,11 +425,32 @@ class _Run:
             missing_from_ms=loaded.written_ms,
             missing_to_ms=None,
             seconds=0.0,
+            nodes=tuple(self._nodes),
         )
+
+    def _of_others(self) -> tuple[StoreFound, ...]:
+        """The stores of other nodes, named as `<node>/<slot>`."""
+        if self._borrowed is None:
+            return ()
+        lent = tuple(
+            replace(found, slot=f"{loan.peer.name}/{found.slot}")
+            for loan in self._borrowed.loans
+            for found in loan.lent.found
+        )
+        names = {loan.peer.name for loan in self._borrowed.loans} | {self._config.name}
+        away = tuple(
+            StoreFound(store.path, f"{node.name}/{store.slot}", store.store, "its node lends nothing")
+            for node in self._known
+            if node.name not in names
+            for store in node.stores
+        )
+        return lent + away
 
     def _credentials(self) -> str:
         try:
-            there = credentials.find(self._config.data, self._environment)
+            there = credentials.find(
+                self._config.data, self._environment, secret=self._secrets[0] if self._secrets else None
+            )
         except HoldfastError as error:
             return str(error)
         return "kept" if there is not None else "new ones are made at the next start, unless they are given"
@@ -540,3 +458,17 @@ class _Run:
 
 def _some(told: list[Told]) -> tuple[Told, ...]:
     return tuple(told[:TOLD_MAX])
+
+
+def held_at_most(
+    locations: Iterable[Location], scheme: Scheme, away: set[StoreId], here: set[StoreId]
+) -> int:
+    """How many shards of one pack the stores that are away may hold, when it was spread over all there are.
+    Of one whose place is not known, it is one. Pure."""
+    known = list(locations)
+    placed = {location.store for location in known}
+    topology = Topology(known)
+    # Those that are away first: the worst that could be.
+    order = [*sorted(away & placed), *sorted(here & placed)]
+    chosen = place(topology, scheme.n, order)
+    return len(away.intersection(chosen)) + len(away - placed)

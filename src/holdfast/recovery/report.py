@@ -14,12 +14,23 @@ class StoreFound(Struct, frozen=True):
     state: str
 
 
+class NodeFound(Struct, frozen=True):
+    """A node that the rows know, where peers find it, and the slots of its stores. `part` is `here` for the
+    one that recovers, `lends`, or why it takes no part."""
+
+    name: str
+    peer: str
+    stores: tuple[str, ...]
+    part: str
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """All of it. Times are milliseconds since 1970 UTC, by the wall clock of the node that is gone.
     `missing_from_ms` to `missing_to_ms` is when changes may have been made that are not there any more;
     `log_changes` were read behind the journal's end from `log_member`, which was left of the index.
     `first_snapshot` is what the new index can be made again from before the node has written anything; where
-    it could not be written, `first_snapshot_failed` says why."""
+    it could not be written, `first_snapshot_failed` says why. `nodes` are all of a cluster, none of a node
+    that is alone."""
 
     dry_run: bool
     cluster: str
@@ -70,3 +81,4 @@ class Report(Struct, frozen=True, kw_only=True):
     missing_from_ms: int
     missing_to_ms: int | None
     seconds: float
+    nodes: tuple[NodeFound, ...] = ()

@@ -175,7 +175,9 @@ class Feed:
         start, _ = self._revisions.etcd(after)
         if start >= self._known.modified:
             return start
-        if not self._known.meta.whole:
+        filled = self._known.meta.filled
+        # Between that and its opening nobody committed.
+        if not self._known.meta.whole and not 0 < filled <= start:
             raise InvalidInput(
                 "The change feed does not reach back to before the index was copied here.",
                 hint="Compare and copy instead.",

@@ -64,6 +64,10 @@ class EtcdEnd:
         self._options = options
         self.lease_s = LEASE_S
         self._gate = 0
+        self._filling = ""
+        """The incarnation that this process fills."""
+        self._filled = 0
+        """The revision of etcd at which it held all rows."""
         self._renewing: asyncio.Task[None] | None = None
 
     async def _known(self) -> Known | None:
@@ -96,12 +100,16 @@ class EtcdEnd:
         known = await self._must_know()
         if known.meta.state == Kind.OPEN.value:
             await self._close_gate(known)
+        return Revisions(known.meta.base).port(await self._newest() + 1) - 1
+
+    async def _newest(self) -> int:
+        """The revision of etcd now."""
         newest, _ = await self._connections.call(
             wire.RANGE,
             wire.range_request(self._keys.meta),
             lambda data: wire.ranged(wire.Message(data)).revision,
         )
-        return Revisions(known.meta.base).port(newest + 1) - 1
+        return newest
 
     async def _close_gate(self, known: Known) -> None:
         leases = EtcdLeases(self._connections, self._keys, known, self._clock, _never)
@@ -169,6 +177,7 @@ class EtcdEnd:
         known = await self._must_know()
         if known.meta != meta:
             raise Fenced(f"Somebody else writes into {self.name}.")
+        self._filling = incarnation
         index = EtcdIndex(
             self._connections, self._keys, known, self._clock, self._randomness, self._options, lasting=False
         )
@@ -177,18 +186,24 @@ class EtcdEnd:
         finally:
             await index.close()
 
+    async def filled_at(self) -> int:
+        """The revision that the index is at, once it holds all rows: its feed can be followed from there."""
+        self._filled = await self._newest()
+        return Revisions((await self._must_know()).meta.base).port(self._filled + 1) - 1
+
     async def finish(self) -> None:
         """As `copying` says."""
         known = await self._must_know()
-        if known.meta.state == Kind.FILLING.value:
-            opened = replace(known.meta, state=Kind.OPEN.value, other="")
+        is_ours = self._filling in ("", known.meta.incarnation)
+        if is_ours and known.meta.state == Kind.FILLING.value:
+            opened = replace(known.meta, state=Kind.OPEN.value, other="", filled=self._filled)
             request = wire.txn_request(
                 [wire.compare_modified(self._keys.meta, wire.Is.EQUAL, known.modified)],
                 [wire.put_op(self._keys.meta, encode_meta(opened))],
             )
             await self._connections.call(wire.TXN, request, wire.txned)
             known = await self._must_know()
-        if known.meta.state != Kind.OPEN.value:
+        if not is_ours or known.meta.state != Kind.OPEN.value:
             raise Fenced(f"Somebody else writes into {self.name}.")
 
     async def close(self) -> None:

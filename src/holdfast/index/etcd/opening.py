@@ -44,7 +44,7 @@ async def found_or_open(connections: Connections, keys: Keys, randomness: Random
     known = Known(decode_meta(old[0].value), old[0].modified)
     check_not_moved(known.meta)
     if known.meta.state == Kind.FILLING.value:
-        raise not_finished()
+        raise not_finished(known.meta.other)
     return known
 
 

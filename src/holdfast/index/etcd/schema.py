@@ -56,7 +56,8 @@ class Keys:
 
 class Meta(Struct, frozen=True, array_like=True):
     """The row that names the index. `whole`: it began empty, so that its feed tells all of it. `state`, with
-    `other` and `where`, is a `Kind` of `index/copying.py`."""
+    `other` and `where`, is a `Kind` of `index/copying.py`. `filled`, of one that did not: the revision of
+    etcd at which it held all that it began with, so that its feed tells the rest; 0 where nobody asked."""
 
     format: int
     incarnation: str
@@ -65,6 +66,7 @@ class Meta(Struct, frozen=True, array_like=True):
     state: str = Kind.OPEN.value
     other: str = ""
     where: str = ""
+    filled: int = 0
 
 
 class Known(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 
-from holdfast.base.errors import Fenced, InvalidInput, Unavailable
+from holdfast.base.errors import Busy, Fenced, InvalidInput, Unavailable
 from holdfast.index.copying import PAGE_ROWS, Kind, Moved, Standing
 from holdfast.index.port import Row
 from holdfast.index.postgres.connections import connect, is_away
@@ -25,7 +25,13 @@ INSERT INTO holdfast.meta (format, incarnation, revision, oldest, state, other)
 VALUES ($1, $2, $3, $3, 'filling', $4)
 """
 _MOVE = "UPDATE holdfast.meta SET state = 'moved', other = $1, moved_to = $2"
-_FINISH = "UPDATE holdfast.meta SET state = 'open', other = '' WHERE state = 'filling'"
+_FINISH = """
+UPDATE holdfast.meta SET state = 'open', other = ''
+WHERE state = 'filling' AND ($1::text = '' OR incarnation = $1::text)
+"""
+_ALONE = "SELECT pg_try_advisory_lock($1)"
+_ALONE_KEY = 0x686F6C6466617375
+"""Held by the connection of whoever fills an index, so that no two do at once."""
 
 
 class PostgresEnd:
@@ -37,12 +43,16 @@ class PostgresEnd:
         self._managed = managed
         self._connection: asyncpg.Connection | None = None
         self._freeze: asyncpg.transaction.Transaction | None = None
+        self._filling = ""
+        """The incarnation that this process fills."""
 
     async def _connect(self) -> asyncpg.Connection:
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         if self._freeze is not None:
             raise Fenced(f"{self.name} did not stay frozen: its server let go.", hint="Copy it again.")
+        if self._filling:
+            raise Unavailable(f"The server of {self.name} let go.", hint="Give the command again.")
         try:
             self._connection = await connect(self._address, CALL_TIMEOUT_S)
         except BaseException as error:
@@ -118,6 +128,9 @@ class PostgresEnd:
         connection = await self._connect()
         if not self._managed:
             await check_durability(connection)
+        if not await connection.fetchval(_ALONE, _ALONE_KEY):
+            raise Busy(f"Somebody else is filling {self.name}.", hint="Wait for that to end.")
+        self._filling = incarnation
         async with connection.transaction():
             if not await is_there(connection):
                 await connection.execute(TABLES)
@@ -131,11 +144,20 @@ class PostgresEnd:
                 records=[(row.key, row.value, revision + 1) for row in page],
             )
 
+    async def filled_at(self) -> int:
+        """The revision that the index is at, once it holds all rows: its feed can be followed from there."""
+        found = await self._meta()
+        if found is None:
+            raise Unavailable(f"{self.name} was emptied meanwhile.")
+        revision: int = found["revision"]
+        return revision
+
     async def finish(self) -> None:
         """As `copying` says."""
         connection = await self._connect()
-        await connection.execute(_FINISH)
-        if (await self.standing()).kind is not Kind.OPEN:
+        await connection.execute(_FINISH, self._filling)
+        found = await self.standing()
+        if found.kind is not Kind.OPEN or self._filling not in ("", found.incarnation):
             raise Fenced(f"Somebody else writes into {self.name}.")
 
     async def close(self) -> None:

@@ -98,7 +98,7 @@ async def prepare(connection: asyncpg.Connection, randomness: Randomness) -> Met
         )
     check_not_moved(found)
     if found["state"] == Kind.FILLING.value:
-        raise not_finished()
+        raise not_finished(found["other"])
     return Meta(found["incarnation"], found["revision"], found["oldest"])
 
 
