@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
-from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import msgspec
@@ -76,13 +75,6 @@ class DrillNode(NodeProcess):
     async def ask(self, method: str, target: str, body: bytes = b"", /) -> Answer:
         """See `Ask`."""
         return await call(self.port, method, target, body=body)
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        port = urlsplit(self.endpoint).port
-        assert port is not None
-        return port
 
 
 @dataclass

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import msgspec
@@ -130,6 +131,13 @@ class NodeProcess:
         """The process."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port = urlsplit(self.endpoint).port
+        assert port is not None
+        return port
 
     def start(self) -> None:
         """Start and return when it takes requests."""
