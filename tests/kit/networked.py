@@ -349,6 +349,13 @@ class NetworkDrill:
             await self.clock.sleep(LOOK_EVERY_S)
         return self.clock.monotonic() - began
 
+    async def until_cut_off(self, node: NetworkedNode) -> None:
+        """Until a node leaves repairs to others, because it does not reach them."""
+        began = self.clock.monotonic()
+        while b"it is for a node that reaches the others" not in (await node.ask("GET", "/-/chores")).body:
+            assert self.clock.monotonic() - began < WITHIN_S, f"{node.name} does not find itself cut off"
+            await self.clock.sleep(LOOK_EVERY_S)
+
     async def whole(self, name: str) -> None:
         """Until each node sees all others, and all is as it was promised."""
         await self._until_all(

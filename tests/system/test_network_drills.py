@@ -63,7 +63,8 @@ def test_a_node_is_cut_off(tmp_path: Path) -> None:
             "22 a node does not hear the others",
             lambda: network.lose([node.part for node in cluster.nodes if node is not three], [three.part]),
             network.heal,
-            lasts_s=5,
+            # It leaves to others what it cannot do now.
+            until=drill.until_cut_off(three),
         )
         outcome.check()
         outcome = await drill.run(

@@ -3,7 +3,7 @@
 import pytest
 
 from holdfast.base.errors import Fenced, Unavailable
-from holdfast.chores.lease import TTL_S
+from holdfast.chores.lease import COURTESY_S, TTL_S
 from holdfast.chores.runner import SETTINGS_S, ChoreRunner
 from holdfast.chores.sharing import OF_EACH_NODE, TOGETHER
 from holdfast.chores.strays import STRAY_AGE_S, WALK_EVERY_S, FindStrays
@@ -44,8 +44,16 @@ class Node:
 
     def __init__(self, clock: VirtualClock, index: MemoryIndex, holder: str, *names: str) -> None:
         self.chores = {name: Counting(name) for name in names}
-        chores = list(self.chores.values())
-        self.runner = ChoreRunner(chores, clock, lambda *_: None, index=index, holder=holder, shared=True)
+        self.reaches_others = True
+        self.runner = ChoreRunner(
+            list(self.chores.values()),
+            clock,
+            lambda *_: None,
+            index=index,
+            holder=holder,
+            shared=True,
+            reaches_others=lambda: self.reaches_others,
+        )
 
 
 async def two_nodes(*names: str) -> tuple[VirtualClock, MemoryIndex, Node, Node]:
@@ -74,6 +82,51 @@ async def test_chores_that_know_of_each_other_are_all_done_by_the_same_node() ->
     await clock.sleep(TTL_S + 10)
     assert all(other.runner.is_here(name) and other.chores[name].steps for name in TOGETHER)
     await other.runner.close()
+
+
+async def test_a_node_that_is_cut_off_leaves_to_others_what_needs_their_stores() -> None:
+    names = ("journal", "repair", "absent", "scrub", "debts", "drain", "cleanup")
+    kept = {"journal", "cleanup"}
+    clock, _, one, other = await two_nodes(*names)
+    assert {name for name in names if one.runner.is_here(name)} == set(names)
+    one.reaches_others = False
+    # Well before a lease would have run out.
+    await clock.sleep(TTL_S / 3)
+    assert {name for name in names if one.runner.is_here(name)} == kept
+    assert {name for name in names if other.runner.is_here(name)} == set(names) - kept
+    assert other.chores["repair"].taken == 1
+    assert one.chores["repair"].handed == 1
+    worked = one.chores["repair"].steps
+    await clock.sleep(10 * COURTESY_S)
+    assert one.chores["repair"].steps == worked, "as long as somebody has it who reaches the others"
+
+    # It is one of them again, and takes what becomes free.
+    one.reaches_others, other.reaches_others = True, False
+    await clock.sleep(TTL_S / 3)
+    assert {name for name in names if one.runner.is_here(name)} == set(names)
+    for node in (one, other):
+        await node.runner.close()
+
+
+async def test_where_all_are_cut_off_the_work_goes_on_in_turns_and_goes_to_the_first_that_is_not() -> None:
+    clock, _, one, other = await two_nodes("repair")
+    one.reaches_others = other.reaches_others = False
+    steps = []
+    for _ in range(8):
+        before = one.chores["repair"].steps + other.chores["repair"].steps
+        await clock.sleep(COURTESY_S / 2)
+        steps.append(one.chores["repair"].steps + other.chores["repair"].steps - before)
+    assert steps[0] <= 1
+    assert max(steps) > COURTESY_S / 4, "somebody does what can be done"
+    other.reaches_others = True
+    await clock.sleep(2 * COURTESY_S)
+    assert other.runner.is_here("repair")
+    assert not one.runner.is_here("repair")
+    before = other.chores["repair"].steps
+    await clock.sleep(4 * COURTESY_S)
+    assert other.chores["repair"].steps > before + 3 * COURTESY_S
+    for node in (one, other):
+        await node.runner.close()
 
 
 async def test_what_a_node_has_is_looked_after_by_each_node() -> None:

@@ -15,7 +15,9 @@ from holdfast.node.away import away_of, is_cut_off
 from holdfast.node.config import Given, StorePlace, make_config
 from holdfast.node.keeper import Keeper
 from holdfast.node.peers import Line, Peers
+from holdfast.stores.measured import Operation
 from holdfast.stores.memory import MemoryStore
+from holdfast.stores.port import StoreFailed
 from holdfast.topology import Level
 from tests.kit.virtual import VirtualClock
 
@@ -228,6 +230,33 @@ async def test_a_node_that_is_cut_off_gives_up_nobodys_stores(tmp_path: Path) ->
         await clock.sleep(10)
     assert set(away_of(keeper, health, clock.monotonic()).values()) == {60.0}
     await peers.close()
+
+
+async def test_a_node_that_can_only_doubt_what_it_does_not_reach_is_cut_off_too(tmp_path: Path) -> None:
+    """No more stores are called down than the others can do without."""
+    world = World(tmp_path)
+    world.see(BOTH)
+    world.see(row(store(StoreId("store-three"), "disk1"), peer="n3:9100"), name="n3")
+    world.health.ejections_max = 1
+    await world.peers.round()
+    assert not world.peers.is_cut_off
+    now = world.clock.monotonic()
+    for id in world.keeper.others:
+        for _ in range(5):
+            world.health.observed(id, Operation.GET, 1.0, 0, StoreFailed("no answer"), now)
+    world.health.tick(now)
+    assert StoreState.SUSPECT in {world.health.state(id) for id in world.keeper.others}
+    await world.peers.round()
+    assert not world.peers.is_cut_off, "they answer a ping"
+    world.reached = False
+    await world.peers.round()
+    assert world.peers.is_cut_off
+    assert max(away_of(world.keeper, world.health, world.clock.monotonic()).values(), default=0.0) == 0.0
+    world.reached = True
+    await world.clock.sleep(10)
+    await world.peers.round()
+    assert not world.peers.is_cut_off
+    await world.peers.close()
 
 
 async def test_what_a_majority_cannot_reach_is_given_up_although_its_node_beats(tmp_path: Path) -> None:

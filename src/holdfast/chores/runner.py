@@ -18,7 +18,7 @@ from holdfast.chores.chore import Chore, ChoreState, ChoreStatus, HasPressure, H
 from holdfast.chores.giving_way import GivingWay, Tally
 from holdfast.chores.lease import ChoreLease
 from holdfast.chores.rate import Rate
-from holdfast.chores.sharing import HandsOver, TakesOver, lease_of
+from holdfast.chores.sharing import NEEDS_OTHERS, HandsOver, TakesOver, lease_of
 from holdfast.chores.throttle import Throttle
 from holdfast.index.port import Committed, Expect, Index, Transaction
 
@@ -48,8 +48,8 @@ _decoder = msgspec.msgpack.Decoder(_Setting)
 
 class ChoreRunner:
     """Runs chores until it is closed. Without an index there are no leases, and pauses end with the process.
-    `shared` says that other nodes use the same index (`holdfast.chores.sharing`). Chores that take a clock
-    should be given `giving_way`."""
+    `shared` says that other nodes use the same index (`holdfast.chores.sharing`), `reaches_others` whether
+    this one can work with their stores now. Chores that take a clock should be given `giving_way`."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class ChoreRunner:
         holder: str = "",
         shared: bool = False,
         giving_way: GivingWay | None = None,
+        reaches_others: Callable[[], bool] = lambda: True,
     ) -> None:
         assert len({chore.name for chore in chores}) == len(chores), "names are used twice"
         self._clock = clock
@@ -73,7 +74,8 @@ class ChoreRunner:
         if index is not None:
             for name in names.values():
                 if name is not None and name not in self._leases:
-                    self._leases[name] = ChoreLease(name, holder, index, clock)
+                    able = reaches_others if name in NEEDS_OTHERS else lambda: True
+                    self._leases[name] = ChoreLease(name, holder, index, clock, able)
         self._slots = {chore.name: _Slot(chore, self._leases.get(names[chore.name])) for chore in chores}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -174,7 +176,7 @@ class ChoreRunner:
         """One unit, and the rest that it takes to make up for it. Whether there was anything to do."""
         try:
             if slot.lease is not None and not await slot.lease.hold():
-                slot.elsewhere()
+                slot.elsewhere(slot.lease.left_to_others)
                 return False
             slot.here()
             urgent = slot.urgency is not None and slot.urgency.is_urgent
@@ -266,12 +268,13 @@ class _Slot:
             if isinstance(self.chore, TakesOver):
                 self.chore.took_over()
 
-    def elsewhere(self) -> None:
-        """The lease is somebody else's."""
+    def elsewhere(self, left_to_others: bool) -> None:
+        """The lease is somebody else's, or should be."""
         if self._state is not ChoreState.ELSEWHERE and isinstance(self.chore, HandsOver):
             self.chore.handed_over()
         self._token = 0
-        self.become(ChoreState.ELSEWHERE, "another node holds its lease")
+        why = "it is for a node that reaches the others" if left_to_others else "another node holds its lease"
+        self.become(ChoreState.ELSEWHERE, why)
 
     def become(self, state: ChoreState, why: str = "") -> None:
         self._state, self._why = state, why

@@ -24,6 +24,10 @@ TOGETHER: Mapping[str, str] = {
 }
 """The lease of chores that share one."""
 
+NEEDS_OTHERS = frozenset({REPAIR, "scrub", "debts", "drain"})
+"""Leases of chores that get nowhere at a node that does not reach the others: it leaves them to one that
+does. The journal's is none of them: what is committed is to be on some stores, whoever they are."""
+
 OF_EACH_NODE = frozenset({"housekeeping", "census", "ledger", "fences", "findings"})
 
 

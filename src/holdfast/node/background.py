@@ -65,12 +65,13 @@ FINISH_S = 5.0
 
 
 class Cluster(Struct, frozen=True):
-    """What chores of a node go by where others use the same index: its name, its fences, and what all have
-    said."""
+    """What chores of a node go by where others use the same index: its name, its fences, what all have said,
+    and whether it reaches them."""
 
     node: str
     fences: OwnFences
     others: ClusterOthers
+    reaches_others: Callable[[], bool] = lambda: True
 
 
 class Paces(Struct, frozen=True):
@@ -288,6 +289,7 @@ class Background:
             holder=self._holder,
             giving_way=self._giving_way,
             shared=self._cluster is not None,
+            reaches_others=self._cluster.reaches_others if self._cluster is not None else lambda: True,
         )
 
     def stop_deleting(self) -> None:

@@ -119,6 +119,10 @@ class Joining:
         """Whether this node may be sent requests."""
         return self.presence.is_ready and not self.stopping
 
+    def reaches_others(self) -> bool:
+        """Whether this node can work with the stores of most others."""
+        return self.peers is None or not self.peers.is_cut_off
+
     @property
     def draining(self) -> bool:
         """Whether all stores of this node are being emptied."""

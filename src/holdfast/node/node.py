@@ -357,7 +357,7 @@ class Node:
             return None
         name = self._config.name
         self._fences = OwnFences(index, self._clock, randomness, name, self._boot, lambda: graves_wait(index))
-        return Cluster(name, self._fences, ClusterOthers(index, self._clock))
+        return Cluster(name, self._fences, ClusterOthers(index, self._clock), self.joining.reaches_others)
 
     def _objects_settings(self) -> ObjectsSettings:
         config = self._config

@@ -290,9 +290,12 @@ class Peers:
             )
 
     def _is_used(self, name: str) -> bool:
-        """Whether anything that a node holds is in use here: then it can be reached."""
+        """Whether anything that a node holds is used here without doubt: then it can be reached. Stores are
+        only called down while the others can do without them, so those of a node that reaches nobody stay
+        suspect."""
+        doubtful = (StoreState.DOWN, StoreState.SUSPECT)
         return any(
-            other.store is not None and self._health.state(other.id) is not StoreState.DOWN
+            other.store is not None and self._health.state(other.id) not in doubtful
             for other in self._keeper.others.values()
             if other.node == name
         )
