@@ -7,14 +7,16 @@ from itertools import combinations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from holdfast.base.errors import Fenced, Unavailable
+from holdfast.base.errors import Fenced, HoldfastError, Unavailable
 from holdfast.index.memory import MemoryRows
 from holdfast.index.port import Row
 from holdfast.packs.named import parse_named_shard
 from holdfast.recovery.first_snapshot import write_first
 from holdfast.recovery.format import FORMAT, LINEAGE_ROW, LineageRow, encode_lineage
 from holdfast.recovery.journal import PATIENCE_S
+from holdfast.recovery.keeping import RecoveryStatus, sentences_of
 from holdfast.recovery.names import PREFIX, Lineage, parse_piece, parse_snapshot
 from holdfast.recovery.upkeep import MERGE_EVERY_S, RUN, SETTLE_S
 from holdfast.stores.port import JOURNAL_SHARE
@@ -206,6 +208,84 @@ async def test_what_lost_stores_is_written_anew_until_m_more_can_go() -> None:
         kept.rig.attached.pop(store)
     loaded, rows = await kept.loaded()
     assert (loaded.revision, rows) == (kept.rows.revision, kept.now())
+
+
+async def tend_all(kept: Kept) -> int:
+    """Read all that is kept; how often that ended in an error."""
+    failed = 0
+    kept.upkeep.tend_now()
+    while True:
+        try:
+            if not await kept.upkeep.step():
+                return failed
+        except HoldfastError:
+            failed += 1
+
+
+async def test_what_a_store_brings_back_of_pieces_that_were_put_together_goes() -> None:
+    kept, chance = Kept(), random.Random(8)
+    kept.live(journal_bytes_min=1 << 30)
+    for number in range(RUN + 5):
+        await kept.commit(put(f"head/b/{number}", chance.randbytes(14_000)))
+        await kept.journal.step()
+    await asyncio.sleep(1)
+    away = {store: kept.rig.attached.pop(store) for store in kept.rig.stores[:2]}
+    for store in away:
+        kept.rig.health.vanished(store, kept.rig.clock.monotonic(), "its node was removed")
+    await asyncio.sleep(MERGE_EVERY_S + 1)
+    while await kept.upkeep.step():
+        pass
+    assert kept.upkeep.merged == RUN
+    whole = await kept.packs.list("index-")
+    # The node is taken back, with too few shards of each part that has gone meanwhile.
+    kept.rig.attached.update(away)
+    assert len(await kept.packs.list("index-")) == len(whole) + RUN
+    assert await tend_all(kept) == 0
+    assert kept.upkeep.lost == set()
+    assert not kept.journal.starts_anew
+    assert await kept.packs.list("index-") == whole
+    loaded, rows = await kept.loaded()
+    assert (loaded.revision, rows) == (kept.rows.revision, kept.now())
+
+
+async def test_a_piece_that_is_lost_is_no_worry_once_a_snapshot_does_without_it() -> None:
+    kept, chance = Kept(), random.Random(9)
+    kept.live(journal_bytes_min=1 << 30)
+    await kept.commit(put("head/b/1", chance.randbytes(14_000)))
+    await kept.journal.step()
+    (name,) = await kept.packs.list("index-")
+    for memory in list(kept.rig.memories.values())[:3]:
+        for blob in [blob for blob in memory._blobs if blob.startswith(name)]:
+            del memory._blobs[blob]
+    assert await tend_all(kept) == 1
+    assert kept.upkeep.unreadable == {name}
+    assert kept.snapshots.is_due()
+    await kept.run_all()
+    assert kept.snapshots.made == 1
+    assert kept.upkeep.unreadable == set()
+    # Nor does reading it again make another one.
+    assert await tend_all(kept) == 0
+    assert not kept.snapshots.is_due()
+    loaded, rows = await kept.loaded()
+    assert (loaded.revision, rows) == (kept.rows.revision, kept.now())
+
+
+def test_a_person_is_told_what_is_done_about_it() -> None:
+    status = RecoveryStatus(
+        journal_revision=1,
+        journal_bytes=1,
+        behind_commits=0,
+        behind_s=0.0,
+        snapshot_revision=None,
+        snapshot_age_s=None,
+        snapshot_rows=None,
+        pieces_written_anew=0,
+        unreadable=("index-1",),
+    )
+    (one,) = sentences_of(status)
+    assert one.startswith("1 part of the journal or a snapshot cannot be read any more")
+    (two,) = sentences_of(replace(status, unreadable=("index-1", "index-2")))
+    assert two.startswith("2 parts of")
 
 
 async def test_a_feed_that_does_not_reach_back_begins_anew_with_a_snapshot() -> None:

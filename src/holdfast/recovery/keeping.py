@@ -20,7 +20,8 @@ BEHIND_TOLD_S = 10.0
 class RecoveryStatus(Struct, frozen=True, kw_only=True):
     """How far a lost index could be made again. Revisions count commits; `behind_s` is for how long something
     has been committed that the journal does not have; the snapshot's fields are None when there is none
-    and the journal still begins at the beginning. `unreadable` are names that cannot be read any more,
+    and the journal still begins at the beginning. `unreadable` are names that recovery would read and
+    that cannot be read any more,
     `left_to_read` is how many are due to be read from the medium."""
 
     journal_revision: int
@@ -82,7 +83,7 @@ class Keeping:
             snapshot_age_s=max(0.0, (wall_ms - last.head.written_ms) / 1000) if last else None,
             snapshot_rows=last.head.rows if last else None,
             pieces_written_anew=self.upkeep.rewritten,
-            unreadable=tuple(sorted(self.upkeep.lost)),
+            unreadable=tuple(sorted(self.upkeep.unreadable)),
             is_ahead=journal.is_ahead,
             left_to_read=self.upkeep.left_to_read,
         )
@@ -99,7 +100,10 @@ def sentences_of(status: RecoveryStatus) -> list[str]:
             "behind the index: that much would be lost with it."
         )
     if status.unreadable:
+        count = len(status.unreadable)
+        parts = "1 part" if count == 1 else f"{count} parts"
         sentences.append(
-            f"{len(status.unreadable)} parts of the journal or a snapshot cannot be read any more."
+            f"{parts} of the journal or a snapshot cannot be read any more: a snapshot is being made that "
+            "does without."
         )
     return sentences

@@ -172,6 +172,27 @@ def superfluous(names: Iterable[str], lineage: Lineage, whole: Iterable[Snapshot
     return gone
 
 
+def is_needed(name: str, newest: SnapshotName | None) -> bool:
+    """Whether recovery from the newest whole snapshot (None: from the beginning) reads a name. What it does
+    not read is there for the case that this one cannot be read."""
+    if (piece := parse_piece(name)) is not None:
+        return newest is None or piece.after > newest.since
+    parsed = parse_snapshot(name)
+    return parsed is not None and parsed[0] == newest
+
+
+def instead_of(piece: PieceName, names: Iterable[str]) -> list[PieceName]:
+    """Other pieces of the same index that tell together what this one tells; none when there is a gap. One
+    that was put together leaves parts behind on stores that were away."""
+    others = [one for one in kept_of(names, piece.lineage).pieces if one != piece]
+    found: list[PieceName] = []
+    for one in path_from(others, piece.before):
+        found.append(one)
+        if one.after >= piece.after:
+            return found
+    return []
+
+
 def to_merge(pieces: Sequence[PieceName], run: int, level_max: int) -> list[PieceName]:
     """The oldest `run` adjacent pieces of one level that could be put together; empty when there are none."""
     found: list[PieceName] = []

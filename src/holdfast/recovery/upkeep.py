@@ -16,7 +16,15 @@ from holdfast.base.randomness import Randomness
 from holdfast.packs.named import Missing, NamedPacks
 from holdfast.recovery.format import FORMAT, Piece, decode_piece, encode_piece, encoded_changes
 from holdfast.recovery.journal import Journal
-from holdfast.recovery.names import PREFIX, PieceName, lineage_of, parse_piece, to_merge
+from holdfast.recovery.names import (
+    PREFIX,
+    PieceName,
+    instead_of,
+    is_needed,
+    lineage_of,
+    parse_piece,
+    to_merge,
+)
 from holdfast.stores.port import JOURNAL_SHARE
 
 RUN = 64
@@ -58,6 +66,11 @@ class Upkeep:
         self.rewritten = 0
         self.lost: set[str] = set()
         """Names that cannot be read any more."""
+
+    @property
+    def unreadable(self) -> set[str]:
+        """Those of them that recovery would read: a snapshot is made that does without them."""
+        return {name for name in self.lost if self._is_needed(name)}
 
     def look_now(self) -> None:
         """Read all of it from the medium as soon as may be, not only when its day is over."""
@@ -116,11 +129,35 @@ class Upkeep:
         except Missing:
             return  # removed meanwhile
         except HoldfastError:
+            if await self._is_told_by_others(name):
+                # What is left of it came back with a store that was away when it was removed.
+                await self._packs.remove(name)
+                self.lost.discard(name)
+                return
             self.lost.add(name)
+            if not self._is_needed(name):
+                return
             self._journal.damaged(name)
             raise
         self.lost.discard(name)
         self.rewritten += tended.value == "rewritten"
+
+    async def _is_told_by_others(self, name: str) -> bool:
+        """Whether a piece can be done without, because others that can be read tell the same."""
+        piece = parse_piece(name)
+        if piece is None:
+            return False
+        others = instead_of(piece, set(await self._packs.list(PREFIX)) - self.lost)
+        try:
+            for other in others:
+                decode_piece(await self._packs.read(str(other)), other)
+        except HoldfastError:
+            return False
+        return bool(others)
+
+    def _is_needed(self, name: str) -> bool:
+        snapshot = self._journal.snapshot
+        return is_needed(name, snapshot.name if snapshot is not None else None)
 
     async def _merge(self) -> bool:
         names = await self._ours()
