@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNNAMED = RequestId("")
-PATIENCE_S = 15.0
+PATIENCE_S = (15.0, 1.0)
+"""How long a try is waited for, each as often: longer than a node is stopped, or so short that another node
+is asked while the first one sleeps over the request, and goes on with it later."""
+
 TRIES_AT_NODES = 4
 AGAIN = ("get", "head", "list", "put", "delete", "copy", "create upload", "part", "complete", "abort")
 """What is tried again by itself."""
@@ -152,6 +155,7 @@ class ClusterClient(Client):
         world, book = self._cluster, self._book
         again = TRIES_AT_NODES if open_.what in AGAIN else 1
         named = RequestId(hashlib.md5(f"{world.seed} {open_.number}".encode()).hexdigest())
+        patience_s = PATIENCE_S[self._chance.below(len(PATIENCE_S))] if again > 1 else PATIENCE_S[0]
         while True:
             again -= 1
             tries = self._tries[open_.number] = self._tries.get(open_.number, 0) + 1
@@ -171,7 +175,7 @@ class ClusterClient(Client):
                 return request(cast("SimulatedNode", Through(stamped)))
 
             try:
-                return await world.ask(machine, through, PATIENCE_S)
+                return await world.ask(machine, through, patience_s)
             except e.NoSuchUpload as raised:
                 if tries == 1 or open_.what != "complete":
                     raise

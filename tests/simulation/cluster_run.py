@@ -117,7 +117,9 @@ async def _phase(
     operator: ClusterOperator,
     plan: SeededRandomness,
 ) -> None:
-    """Clients at work while one machine, and perhaps the index, has its troubles."""
+    """Clients at work while one machine, and perhaps the index, has its troubles. Sometimes they fight over
+    one key, and a node sleeps meanwhile: what it goes on with afterwards has long been done by another."""
+    fight = plan.below(3) == 0
     machine = world.machines[plan.below(len(world.machines))]
     if plan.below(2):
         # Where most is under way: the first to start has all leases.
@@ -126,6 +128,8 @@ async def _phase(
     length_s = 4.0 + 10.0 * plan.fraction()
     if plan.below(8):
         fault = tuple(MachineFault)[plan.below(len(MachineFault))]
+        if fight and plan.below(2):
+            fault = MachineFault.STOP
         todo.append(_later(world, plan.fraction(), troubles.machine(machine, fault, plan, length_s)))
     if plan.below(2):
         trouble = tuple(IndexFault)[plan.below(len(IndexFault))]
@@ -137,6 +141,7 @@ async def _phase(
     tasks = [asyncio.ensure_future(one) for one in todo]
     requests = 12 + plan.below(16)
     for client in clients:
+        client.keys = SHARED_KEYS[:1] if fight else SHARED_KEYS
         client.pause_s = (0.0, 2 * length_s / requests)
     await asyncio.gather(*[client.work(requests) for client in clients])
     await asyncio.gather(*tasks)

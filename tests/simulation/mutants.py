@@ -4,11 +4,13 @@ run.
     make mutants [ARGS="seeds [name ...]"]
 
 Prints for each how many of so many seeds found it, what a find costs in seconds of processor time, and what
-the first one said. A mutant that no seed finds is a hole in the simulation, or a place where something else
-catches the mistake; either is worth knowing. What must hold: without a mutant all these seeds are green, so
-that whatever is found was planted.
+the first one said. A mutant that no seed finds is a hole in the simulation, or is for another test: the one
+that is named beside it, which is run with it instead, and has to fail. What must hold: without a mutant all
+these seeds and tests are green, so that whatever is found was planted.
 """
 
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from copy import copy
 from functools import partial
 from unittest.mock import patch
 
+import pytest
 from msgspec import Struct
 
 from holdfast.base.ids import PackId
@@ -29,6 +32,7 @@ from holdfast.cluster.fences import Ticket
 from holdfast.index.port import Expect, Outcome, Row, Unknown
 from holdfast.node.leaving import Cost
 from holdfast.objects.commit import Committer, Decided
+from holdfast.objects.repeats import Try
 from holdfast.packs.quorum import Verdict, WriteRound
 from holdfast.packs.rewriting import Rewriter
 from holdfast.packs.watched import WatchedIndex
@@ -47,12 +51,13 @@ Contexts = Sequence[AbstractContextManager[object]]
 
 class Mutant(Struct, frozen=True):
     """One mistake; `plant` makes it for as long as its contexts are open. With `cluster`, only several nodes
-    can make it."""
+    can make it. `caught_by` is a test below `tests` that turns red with it, where seeds hardly ever do."""
 
     name: str
     what: str
     plant: Callable[[], Contexts]
     cluster: bool = False
+    caught_by: str = ""
 
 
 def _acknowledge_early() -> Contexts:
@@ -159,14 +164,24 @@ class _VoidTicket(Ticket):
 MUTANTS = (
     Mutant("early", "a write is acknowledged with its first durable shard", _acknowledge_early),
     Mutant("floor", "a write is acknowledged with as many shards as a read needs", _low_floor),
-    Mutant("let-go", "who makes bytes his own does not ask whether they were let go", _no_let_go),
+    Mutant(
+        "let-go",
+        "who makes bytes his own does not ask whether they were let go",
+        _no_let_go,
+        caught_by="unit/test_objects_auditing.py::test_a_large_body_of_which_one_pack_was_given_up_is_turned_away",
+    ),
     Mutant(
         "names",
         "a rewrite uses one attempt number again and again",
         lambda: [patch.object(Rewriter, "_new_attempt", lambda self: 1)],
     ),
     Mutant("unknown-yes", "an unknown outcome is taken for committed", partial(_unknown_is, committed=True)),
-    Mutant("unknown-no", "an unknown outcome is taken for refused", partial(_unknown_is, committed=False)),
+    Mutant(
+        "unknown-no",
+        "an unknown outcome is taken for refused",
+        partial(_unknown_is, committed=False),
+        caught_by="unit/test_objects_faults.py::test_the_answer_is_true_whichever_commit_goes_wrong",
+    ),
     Mutant(
         "blocks",
         "blocks that are read are not verified",
@@ -179,9 +194,20 @@ MUTANTS = (
             patch(f"holdfast.packs.{room}.binding", lambda pack, shard, attempt: 1)
             for room in ("rows", "writing", "found")
         ],
+        caught_by="unit/test_corruption_shards.py::test_every_region_of_a_shard_spoiled_in_one_in_m_and_in_more_shards",
     ),
-    Mutant("heal", "a repair is closed without reading all of the pack", _closed_unread),
-    Mutant("read-back", "a rewrite does not read back what it wrote", _not_read_back),
+    Mutant(
+        "heal",
+        "a repair is closed without reading all of the pack",
+        _closed_unread,
+        caught_by="unit/test_chores_heal.py::test_a_store_that_flips_bits_after_the_write_is_not_believed",
+    ),
+    Mutant(
+        "read-back",
+        "a rewrite does not read back what it wrote",
+        _not_read_back,
+        caught_by="unit/test_chores_heal.py::test_a_store_that_drops_what_it_acknowledged_is_not_believed",
+    ),
     Mutant(
         "image",
         "an old image of a disk is taken back",
@@ -200,6 +226,7 @@ MUTANTS = (
             patch.object(WatchedIndex, "in_doubt", lambda self, pack: False),
             patch("holdfast.chores.strays.FindStrays.is_awaited", lambda self, pack: False),
         ],
+        caught_by="unit/test_packs_watched.py::test_a_dead_pack_whose_commit_lands_late_stays_dead",
     ),
     Mutant(
         "remove",
@@ -211,15 +238,55 @@ MUTANTS = (
         "packs are not given another scheme",
         lambda: [patch.object(Rescheme, "_look", _nothing_to_change)],
     ),
-    Mutant("stale", "a pack is emptied under the scheme that it had when it was found", _stale_scheme),
-    Mutant("journal", "recovery does not follow what the journal says was deleted", _nothing_deleted),
+    Mutant(
+        "stale",
+        "a pack is emptied under the scheme that it had when it was found",
+        _stale_scheme,
+        caught_by="unit/test_chores_compact.py",
+    ),
+    Mutant(
+        "journal",
+        "recovery does not follow what the journal says was deleted",
+        _nothing_deleted,
+        caught_by="unit/test_recovery_journal.py::test_all_rows_come_back_with_their_revisions_from_any_stores_but_m",
+    ),
+    Mutant(
+        "overtaken",
+        "a try that another one has overtaken is committed all the same",
+        lambda: [patch.object(Try, "expects", lambda self: ())],
+        cluster=True,
+    ),
     Mutant(
         "fence",
         "a transaction that makes a pack does not expect its node's fence",
         lambda: [patch("holdfast.cluster.fences.Ticket", _VoidTicket)],
         cluster=True,
+        caught_by="unit/test_cluster_fences.py",
     ),
 )
+
+
+PLANTED = "HOLDFAST_MUTANT"
+"""Names the mutant that pytest is to plant when this module is its plug-in."""
+
+_for_good = ExitStack()
+
+
+def pytest_configure() -> None:
+    """Plant a mutant for as long as pytest runs."""
+    for context in _named(os.environ[PLANTED]).plant():
+        _for_good.enter_context(context)
+
+
+def _named(name: str) -> Mutant:
+    return next(mutant for mutant in MUTANTS if mutant.name == name)
+
+
+def is_caught(mutant: Mutant) -> bool:
+    """Whether the test that is named beside a mutant fails with it."""
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", __spec__.name, f"tests/{mutant.caught_by}"]
+    done = subprocess.run(command, env=os.environ | {PLANTED: mutant.name}, capture_output=True, check=False)
+    return done.returncode == pytest.ExitCode.TESTS_FAILED
 
 
 class Found(Struct):
@@ -259,6 +326,12 @@ def main(arguments: Sequence[str]) -> int:
     for mutant in MUTANTS:
         if arguments[1:] and mutant.name not in arguments[1:]:
             continue
+        if mutant.caught_by:
+            caught = is_caught(mutant)
+            unfound += not caught
+            told = f"{'' if caught else 'not '}caught by tests/{mutant.caught_by}"
+            _tell(mutant, told)
+            continue
         count = max(1, seeds // CLUSTER_SHARE) if mutant.cluster else seeds
         found = try_out(mutant, range(1, count + 1))
         unfound += not found.seeds
@@ -266,9 +339,13 @@ def main(arguments: Sequence[str]) -> int:
         if found.seeds:
             cost_s = found.took_s / len(found.seeds)
             told = f"{len(found.seeds)} of {found.tried} seeds, {cost_s:.1f} s a find; {found.said[:150]}"
-        sys.stdout.write(f"{mutant.name:12} {mutant.what}\n{'':12} {told}\n")
-        sys.stdout.flush()
+        _tell(mutant, told)
     return 1 if unfound else 0
+
+
+def _tell(mutant: Mutant, told: str) -> None:
+    sys.stdout.write(f"{mutant.name:12} {mutant.what}\n{'':12} {told}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
