@@ -54,12 +54,17 @@ class FakeObjects:
         return int(self._clock.wall() * 1000)
 
     async def create_bucket(
-        self, name: str, scheme: str | None, request: RequestId = UNNAMED, tries: int = 1
+        self,
+        name: str,
+        scheme: str | None,
+        request: RequestId = UNNAMED,
+        tries: int = 1,
+        survive: str | None = None,
     ) -> m.Bucket:
         if name in self.buckets:
             raise e.BucketAlreadyOwnedByYou("The bucket exists.")
         parsed = parse_scheme(scheme, 6) if scheme else SCHEME
-        bucket = self.buckets[name] = m.Bucket(name, self._now_ms(), parsed, self._region)
+        bucket = self.buckets[name] = m.Bucket(name, self._now_ms(), parsed, self._region, survive or "")
         self.objects[name] = {}
         return bucket
 

@@ -25,6 +25,7 @@ from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.rescheme import Rescheme, Waiting
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.scrub import Scrub
+from holdfast.chores.spreading import Respread
 from holdfast.chores.strays import FindStrays
 from holdfast.cluster.fences import OwnFences
 from holdfast.cluster.others import ClusterOthers
@@ -204,6 +205,14 @@ class ClusterNode:
                 index,
                 self.rewriter,
                 self._fills,
+                self.topology,
+                lambda: self.repair.waiting > 0 or bool(self._leaving),
+                clock,
+            ),
+            Respread(
+                index,
+                self.rewriter,
+                lambda: frozenset(self._fills()[1]),
                 self.topology,
                 lambda: self.repair.waiting > 0 or bool(self._leaving),
                 clock,

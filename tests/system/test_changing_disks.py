@@ -227,6 +227,15 @@ def test_a_bucket_changes_its_scheme_and_back_while_it_is_read_over_a_restart(tm
         assert_whole(node, bodies)
         assert "needs 11 stores" in commanded(node, "bucket", "scheme", "main", "rs-8-3")[2]
         assert commanded(node, "bucket", "scheme", "nowhere", "mirror-3")[0] == 64
+        assert (
+            "survives store:2: rs-4-2, as it is" in commanded(node, "bucket", "survive", "main", "store:2")[1]
+        )
+        assert "store:2" in commanded(node, "bucket", "list")[1]
+        assert commanded(node, "bucket", "survive", "main") == (0, "store:2 (rs-4-2)\n", "")
+        code, _, why = commanded(node, "bucket", "survive", "main", "host")
+        assert (code, "takes stores in 2 of them, there is 1" in why) == (64, True)
+        assert "stays rs-4-2" in commanded(node, "bucket", "survive", "main", "none")[1]
+        assert commanded(node, "bucket", "survive", "main")[1] == "nothing in particular\n"
 
 
 @pytest.mark.slow

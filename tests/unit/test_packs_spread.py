@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from holdfast.base.ids import StoreId
 from holdfast.packs.layout import Layout, choose_scheme
 from holdfast.packs.model import debt_row
+from holdfast.packs.promising import required
 from holdfast.packs.quorum import LAST_RESORT_S, PATIENCE_S, Attempt, Verdict, WriteRound
 from holdfast.packs.rewriting import Reason, Rewritten
-from holdfast.packs.spread import can_keep_region, fitting_scheme, keeps_region, promises_region, without_slow
+from holdfast.packs.spread import can_keep, fitting_scheme, without_slow
 from holdfast.scheme import Scheme, parse_scheme
-from holdfast.topology import Level, Location, Topology, place
+from holdfast.topology import ANY_REGION, Level, Location, Topology, keeps, place
 from tests.kit.rig import build_rig
 from tests.unit.test_packs_storage import write
 
@@ -56,7 +57,7 @@ schemes = st.sampled_from([Scheme(k, m) for k in (1, 2, 3, 4, 8) for m in (1, 2,
     ],
 )
 def test_which_schemes_promise_a_region(scheme: str, shape: tuple[int, ...], promised: bool) -> None:
-    assert promises_region(regions(*shape), parse_scheme(scheme, sum(shape))) is promised
+    assert (required(regions(*shape), parse_scheme(scheme, sum(shape))) == (ANY_REGION,)) is promised
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_while_two_regions_can_be_written_a_promised_region_is_kept(
         return
     assert chosen.m == promised.m
     assert chosen.k <= most.k
-    if not promises_region(topology, promised):
+    if not required(topology, promised):
         assert chosen == most
         return
     needed = Layout(chosen.k, stored).real_data_shards
@@ -107,7 +108,7 @@ def test_no_order_of_answers_is_acknowledged_before_a_region_may_go(
 ) -> None:
     topology = regions(*shape)
     scheme = fitting_scheme(promised, LARGE, topology.stores, topology)
-    if scheme is None or not promises_region(topology, promised):
+    if scheme is None or not required(topology, promised):
         return
     candidates = data.draw(st.permutations(topology.stores))
     homes = place(topology, scheme.n, candidates)
@@ -118,8 +119,8 @@ def test_no_order_of_answers_is_acknowledged_before_a_region_may_go(
         frozenset(data.draw(st.lists(st.sampled_from(homes), max_size=2))),
         stores_min=scheme.m + 1,
         now=0.0,
-        keeps=partial(keeps_region, topology, needed=scheme.k),
-        fits=partial(can_keep_region, topology, promised),
+        keeps=partial(keeps, topology, (ANY_REGION,), needed=scheme.k),
+        fits=partial(can_keep, topology, promised, (ANY_REGION,)),
     )
     pending: list[Attempt] = write.start()
     now = 0.0
@@ -155,7 +156,7 @@ def a_round(
         frozenset(),
         stores_min=scheme.m + 1,
         now=0.0,
-        keeps=partial(keeps_region, topology, needed=scheme.k),
+        keeps=partial(keeps, topology, (ANY_REGION,), needed=scheme.k),
     )
     return write, write.start()
 
@@ -194,8 +195,8 @@ def test_another_region_that_hangs_is_waited_for_a_moment_and_no_longer() -> Non
         frozenset(),
         stores_min=2,
         now=0.0,
-        keeps=partial(keeps_region, topology, needed=1),
-        fits=partial(can_keep_region, topology, promised),
+        keeps=partial(keeps, topology, (ANY_REGION,), needed=1),
+        fits=partial(can_keep, topology, promised, (ANY_REGION,)),
     )
     here, _ = write.start()
     write.succeeded(here, 0.002)

@@ -20,7 +20,7 @@ TOGETHER: Mapping[str, str] = {
         ("journal", "snapshot", "upkeep", "collect", "sweep", "compact", "rescheme"),
         KEEPING,
     ),
-    **dict.fromkeys(("repair", "replaced", "absent", "rebalance"), REPAIR),
+    **dict.fromkeys(("repair", "replaced", "absent", "rebalance", "spread"), REPAIR),
 }
 """The lease of chores that share one."""
 

@@ -1,4 +1,4 @@
-"""The commands `holdfast bucket list|scheme`."""
+"""The commands `holdfast bucket list|scheme|survive`."""
 
 from typing import Annotated
 
@@ -8,7 +8,9 @@ from holdfast.base.clock import SystemClock
 from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
 from holdfast.node.config import Given
 
-app = typer.Typer(help="The buckets of the running node and their schemes.", no_args_is_help=True)
+app = typer.Typer(
+    help="The buckets of the running node, their schemes, and what they survive.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -31,3 +33,19 @@ def scheme(
     from holdfast.cli.bucketing import show_scheme
 
     show_scheme(read_config(config, Given(data=data)), SystemClock(), name, scheme, as_json=json)
+
+
+@app.command()
+def survive(
+    name: Annotated[str, typer.Argument(help="The bucket.")],
+    survive: Annotated[
+        str, typer.Argument(help="region, zone, host or store, with :N for N of them; none ends it.")
+    ] = "",
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a bucket was told to survive, or tell it: the scheme is chosen from the stores there are."""
+    from holdfast.cli.bucketing import show_survive
+
+    show_survive(read_config(config, Given(data=data)), SystemClock(), name, survive, as_json=json)

@@ -13,7 +13,13 @@ from holdfast.base.clock import Clock
 from holdfast.cli.client import NodeClient
 from holdfast.cli.output import console, show
 from holdfast.cli.storing import decoded
-from holdfast.node.bucket_routes import BUCKETS_PATH, SCHEME_PATH, BucketLine, BucketList
+from holdfast.node.bucket_routes import (
+    BUCKETS_PATH,
+    SCHEME_PATH,
+    SURVIVE_PATH,
+    BucketLine,
+    BucketList,
+)
 from holdfast.node.config import Config
 
 
@@ -24,12 +30,14 @@ def show_buckets(config: Config, clock: Clock, *, as_json: bool) -> None:
         typer.echo(msgspec.json.format(raw).decode())
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("BUCKET", "SCHEME", "CREATED (UTC)"):
+    for name in ("BUCKET", "SCHEME", "SURVIVES", "CREATED (UTC)"):
         table.add_column(name)
     found = decoded(raw, BucketList)
     for bucket in found.buckets:
         created = datetime.fromtimestamp(bucket.created_ms / 1000, UTC)
-        table.add_row(bucket.name, bucket.scheme, created.strftime("%Y-%m-%d %H:%M:%S"))
+        table.add_row(
+            bucket.name, bucket.scheme, bucket.survive or "-", created.strftime("%Y-%m-%d %H:%M:%S")
+        )
     packs = ", ".join(f"{count} {scheme}" for scheme, count in sorted(found.packs.items())) or "none yet"
     show(console(), Group(table, Text(f"Packs by scheme: {packs}.")))
 
@@ -51,3 +59,24 @@ def show_scheme(config: Config, clock: Clock, name: str, scheme: str, *, as_json
         typer.echo("`holdfast bucket list` shows how many packs have which scheme.")
     else:
         typer.echo(f"{name} is {bucket.scheme} already.")
+
+
+def show_survive(config: Config, clock: Clock, name: str, survive: str, *, as_json: bool) -> None:
+    """Print what a bucket was told to survive, or tell it and say what follows."""
+    client = NodeClient(config, clock)
+    asked = {"bucket": name, "survive": survive} if survive else {"bucket": name}
+    query = urlencode(asked, quote_via=quote, safe="-_.~")
+    raw = client.ask(SURVIVE_PATH, query, method="POST" if survive else "GET")
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+        return
+    bucket = decoded(raw, BucketLine)
+    if not survive:
+        typer.echo(f"{bucket.survive} ({bucket.scheme})" if bucket.survive else "nothing in particular")
+    elif not bucket.survive:
+        typer.echo(f"{name} stays {bucket.scheme}, whatever stores come and go.")
+    elif bucket.changed:
+        typer.echo(f"{name} survives {bucket.survive}: new objects are {bucket.scheme} from now on,")
+        typer.echo("what is there follows. `holdfast bucket list` shows how many packs have which scheme.")
+    else:
+        typer.echo(f"{name} survives {bucket.survive}: {bucket.scheme}, as it is.")

@@ -20,6 +20,7 @@ from holdfast.chores.absent import FindAbsent
 from holdfast.chores.audit import WALK_EVERY_S as AUDIT_EVERY_S
 from holdfast.chores.audit import Audit
 from holdfast.chores.away import Away
+from holdfast.chores.choosing import ChooseSchemes
 from holdfast.chores.chore import Chore, ChoreState
 from holdfast.chores.cleanup import Cleanup
 from holdfast.chores.collect import Collect, Sweep
@@ -35,6 +36,7 @@ from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.rescheme import Rescheme, Waiting
 from holdfast.chores.runner import ChoreRunner
 from holdfast.chores.scrub import Scrub
+from holdfast.chores.spreading import Respread
 from holdfast.chores.strays import FindStrays
 from holdfast.chores.throttle import Throttle
 from holdfast.cluster.fences import OwnFences
@@ -44,7 +46,7 @@ from holdfast.health.events import Kind, Teller
 from holdfast.node.away import away_of
 from holdfast.node.census import Census, Count
 from holdfast.node.config import ChoresSettings
-from holdfast.node.filling import fills_of, leaving_of
+from holdfast.node.filling import fills_of, lasting, leaving_of
 from holdfast.node.keeper import Keeper
 from holdfast.node.report import FULL_BELOW_BYTES
 from holdfast.node.status import PacksStatus
@@ -60,6 +62,7 @@ from holdfast.recovery.keeping import Keeping, RecoveryStatus
 from holdfast.recovery.snapshot import JOURNAL_BYTES_MIN
 from holdfast.s3.observing import Answered, Ending, RequestObserver
 from holdfast.scheme import Scheme
+from holdfast.topology import Location
 
 FINISH_S = 5.0
 
@@ -210,6 +213,15 @@ class Background:
             clock,
             is_full=self._is_short_of_room,
         )
+        self._spread = Respread(
+            index,
+            rewriter,
+            lambda: frozenset(fills_of(keeper, self.census)[1]),
+            topology,
+            self._is_urgent,
+            clock,
+            packs.writer.promises.of,
+        )
         self.runner = self._make_runner([])
 
     @property
@@ -239,7 +251,9 @@ class Background:
             *self.keeping.chores,
             self.drain,
             self.rebalance,
+            self._spread,
             Waiting(rescheme, lambda: not self.keeping.journal.is_sound),
+            ChooseSchemes(self._house, objects.choose_schemes, self._clock),
             *more,
         ]
         others = NOBODY
@@ -279,6 +293,10 @@ class Background:
             chores += deleting
         self.runner = self._make_runner(chores)
         self.runner.start()
+
+    def _house(self) -> frozenset[Location | None]:
+        topology = lasting(self._keeper)
+        return frozenset(map(topology.location, topology.stores))
 
     def _make_runner(self, chores: list[Chore]) -> ChoreRunner:
         return ChoreRunner(

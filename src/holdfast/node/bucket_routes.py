@@ -14,18 +14,21 @@ from holdfast.s3.face import AdminAnswer, AdminRequest, Route
 
 BUCKETS_PATH = "/-/buckets"
 SCHEME_PATH = "/-/buckets/scheme"
+SURVIVE_PATH = "/-/buckets/survive"
 PAGE = 1000
 
 
 class BucketLine(Struct, frozen=True):
     """A bucket for `holdfast bucket`. `created_ms` is milliseconds since 1970 UTC; `changed` says that its
-    scheme was changed just now, and packs follow."""
+    scheme was changed just now, and packs follow. `survive` is what it was told to survive, empty for
+    nothing."""
 
     name: str
     scheme: str
     created_ms: int
     region: str
     changed: bool = False
+    survive: str = ""
 
 
 class BucketList(Struct, frozen=True):
@@ -60,11 +63,25 @@ def bucket_routes(objects: Objects, census: Census) -> Mapping[str, Route]:
             return refused(error)
         return AdminAnswer(200, msgspec.json.encode(_line(bucket, changed=bucket.scheme != before.scheme)))
 
+    async def answer_survive(request: AdminRequest) -> AdminAnswer:
+        name, survive = request.query.get("bucket", ""), request.query.get("survive", "")
+        try:
+            before = await objects.get_bucket(name)
+            if request.method != "POST":
+                return AdminAnswer(200, msgspec.json.encode(_line(before)))
+            bucket = await objects.set_bucket_survive(name, survive)
+        except HoldfastError as error:
+            return refused(error)
+        return AdminAnswer(200, msgspec.json.encode(_line(bucket, changed=bucket.scheme != before.scheme)))
+
     return {
         BUCKETS_PATH: Route(answer_list, signed=True),
+        SURVIVE_PATH: Route(answer_survive, signed=True, methods=frozenset({"GET", "POST"})),
         SCHEME_PATH: Route(answer_scheme, signed=True, methods=frozenset({"GET", "POST"})),
     }
 
 
 def _line(bucket: Bucket, *, changed: bool = False) -> BucketLine:
-    return BucketLine(bucket.name, bucket.scheme.name, bucket.created_ms, bucket.region, changed)
+    return BucketLine(
+        bucket.name, bucket.scheme.name, bucket.created_ms, bucket.region, changed, bucket.survive
+    )

@@ -9,6 +9,7 @@ from holdfast.chores.drain import Leaving
 from holdfast.node.census import Census
 from holdfast.node.cluster import Draining
 from holdfast.node.keeper import Keeper
+from holdfast.topology import Topology
 
 
 def fills_of(keeper: Keeper, census: Census) -> tuple[float, Mapping[StoreId, Fill]]:
@@ -44,3 +45,11 @@ def leaving_of(keeper: Keeper) -> list[Leaving]:
             heir_id = StoreId(other.row.into)
             found.append(Leaving(other.id, heir_id if heir_id in keeper.attached else None, other.row.forced))
     return found
+
+
+def lasting(keeper: Keeper) -> Topology:
+    """The stores that stay, with those that are away: what schemes are chosen for."""
+    leaving = {one.store for one in leaving_of(keeper)}
+    topology = keeper.topology()
+    found = [topology.location(store) for store in topology.stores if store not in leaving]
+    return Topology(location for location in found if location is not None)

@@ -38,6 +38,7 @@ from holdfast.node.config import Config, scheme_for
 from holdfast.node.credentials import Credentials
 from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
+from holdfast.node.filling import lasting
 from holdfast.node.index_home import check_known, cluster_of, embedded_home, shared_home
 from holdfast.node.index_watch import LOOK_EVERY_S as INDEX_LOOK_EVERY_S
 from holdfast.node.index_watch import IndexWatch
@@ -59,6 +60,7 @@ from holdfast.node.watching import Watching
 from holdfast.objects.service import Objects
 from holdfast.objects.settings import ObjectsLimits, ObjectsSettings
 from holdfast.packs import codec
+from holdfast.packs.promising import Promises, choose_scheme
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
@@ -134,6 +136,7 @@ class Node:
             await self.joining.check()
         stack.push_async_callback(keeper.close)
         await keeper.open(name)
+        self._promises = Promises()
         self._health = health = StoreHealth([], config.scheme.m, clock.monotonic())
         self._watching = watching = Watching(config, keeper, health, clock, self._events.tell)
 
@@ -311,6 +314,7 @@ class Node:
             room=keeper.room,
             fences=cluster.fences if cluster is not None else NO_FENCES,
             shared=cluster is not None,
+            promises=self._promises,
         )
         if self.joining is not None:
             self.joining.is_ahead = lambda: bool(self._ahead)
@@ -366,6 +370,8 @@ class Node:
             stores=self._keeper.count,
             check_scheme=self._check_scheme,
             fit_default=self._fit_default,
+            choose_scheme=lambda survive: choose_scheme(lasting(self._keeper), survive),
+            learn=self._promises.learn,
             region=config.region,
             limits=ObjectsLimits(inflight_bytes=config.limits.memory_bytes),
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from holdfast.base.errors import Busy, Unavailable
+from holdfast.base.errors import Busy, InvalidInput, Unavailable
 from holdfast.base.ids import is_repeatable
 from holdfast.index.port import ABSENT, Expect, Row, Transaction
 from holdfast.objects import keys, rows
@@ -20,7 +20,9 @@ from holdfast.objects.errors import BucketAlreadyOwnedByYou, BucketNotEmpty
 from holdfast.objects.model import LISTING_MAX, Bucket
 from holdfast.objects.repeats import Overtaken, Try, digest_of, leave
 from holdfast.objects.rows import BucketRow, BucketState
+from holdfast.objects.surviving import bucket_view
 from holdfast.scheme import parse_scheme
+from holdfast.topology import parse_survive
 
 _NONCE_BYTES = 8
 
@@ -32,22 +34,32 @@ class Buckets:
         self._context = context
         self._heads = context.heads
 
-    async def create(self, name: str, scheme: str | None, tried: Try) -> Bucket:
-        """CreateBucket. Raises InvalidBucketName, InvalidInput for the scheme, BucketAlreadyOwnedByYou."""
+    async def create(self, name: str, scheme: str | None, tried: Try, survive: str | None = None) -> Bucket:
+        """CreateBucket, in a scheme that is named, or that survives what is to be survived. Raises
+        InvalidBucketName, InvalidInput for the scheme, BucketAlreadyOwnedByYou."""
         context = self._context
         keys.check_bucket_name(name)
         settings = context.settings
-        resolved = parse_scheme(settings.default_scheme if scheme is None else scheme, settings.stores())
-        resolved = settings.fit_default(resolved) if scheme is None else resolved
+        told = "" if survive is None else parse_survive(survive).name
+        if survive is not None:
+            if scheme is not None:
+                raise InvalidInput(
+                    "A bucket has a scheme that is named, or one that is chosen for what it shall survive:",
+                    hint="say one of them.",
+                )
+            resolved = settings.choose_scheme(parse_survive(survive))
+        else:
+            resolved = parse_scheme(settings.default_scheme if scheme is None else scheme, settings.stores())
+            resolved = settings.fit_default(resolved) if scheme is None else resolved
         settings.check_scheme(resolved)
         # A second try knows by the nonce what the first one made.
         nonce = context.randomness.token(_NONCE_BYTES).hex()
         if is_repeatable(tried.request):
             nonce = tried.request
-        row = BucketRow(rows.FORMAT, context.now_ms(), resolved, settings.region, nonce)
+        row = BucketRow(rows.FORMAT, context.now_ms(), resolved, settings.region, nonce, survive=told)
         key = keys.bucket_row(name)
         if digest_of(name) in tried.earned:
-            return _bucket(name, row)  # it was made, and has been deleted since
+            return bucket_view(name, row)  # it was made, and has been deleted since
         expects = (Expect(key, ABSENT), Expect(keys.ended_row(nonce), ABSENT), *tried.expects())
         decided = await context.committer.decide_one(Transaction(expects, ((key, rows.encode(row)),)))
         if not decided.committed:
@@ -64,11 +76,12 @@ class Buckets:
                 raise BucketAlreadyOwnedByYou(f"The bucket {name!r} exists and is yours.", bucket=name)
         if not decided.certain:
             await self._mark_unsure(key, row)
-        return _bucket(name, row)
+        return bucket_view(name, row)
 
     async def set_scheme(self, name: str, scheme: str) -> Bucket:
         """Have everything in a bucket protected in another way: new objects from now on, what there is by a
-        chore, for which a mark is left. Raises NoSuchBucket, InvalidInput, Busy."""
+        chore, for which a mark is left. Ends what it was told to survive. Raises NoSuchBucket,
+        InvalidInput, Busy."""
         settings, committer = self._context.settings, self._context.committer
         resolved = parse_scheme(scheme, settings.stores())
         settings.check_scheme(resolved)
@@ -78,13 +91,16 @@ class Buckets:
             (found,) = await self._context.index.get((key,))
             row = self._heads.bucket(name, found)
             assert found is not None
+            if row.scheme == resolved and not row.survive:
+                return bucket_view(name, row)
+            puts: tuple[tuple[bytes, bytes], ...] = ((keys.rescheme_row(name), b""),)
             if row.scheme == resolved:
-                return _bucket(name, row)
-            row = replace(row, scheme=resolved, state=BucketState.ACTIVE)
-            puts = ((key, rows.encode(row)), (keys.rescheme_row(name), b""))
+                puts = ()
+            row = replace(row, scheme=resolved, survive="", state=BucketState.ACTIVE)
+            puts = ((key, rows.encode(row)), *puts)
             change = Transaction((Expect(key, found.revision),), puts)
             if (await committer.decide_one(change)).committed:
-                return _bucket(name, row)
+                return bucket_view(name, row)
             if not await backoff.wait():
                 raise Busy(f"The bucket {name!r} is being changed.", hint="Try again.", bucket=name)
 
@@ -105,7 +121,7 @@ class Buckets:
             return ()
         found = await self._context.index.scan(start, end, limit=min(limit, LISTING_MAX * 10))
         return [
-            _bucket(row.key[len(keys.BUCKETS) :].decode(), rows.decode_bucket(row.value))
+            bucket_view(row.key[len(keys.BUCKETS) :].decode(), rows.decode_bucket(row.value))
             for row in found
             if isinstance(row, Row)
         ]
@@ -113,7 +129,7 @@ class Buckets:
     async def get(self, name: str) -> Bucket:
         """HeadBucket. Raises NoSuchBucket."""
         (row,) = await self._context.index.get((keys.bucket_row(name),))
-        return _bucket(name, self._heads.bucket(name, row))
+        return bucket_view(name, self._heads.bucket(name, row))
 
     async def delete(self, name: str, tried: Try) -> None:
         """DeleteBucket. Raises NoSuchBucket, BucketNotEmpty, Busy."""
@@ -161,7 +177,3 @@ class Buckets:
             if await self._context.index.scan(prefix, keys.after_prefix(prefix), limit=1):
                 return False
         return True
-
-
-def _bucket(name: str, row: BucketRow) -> Bucket:
-    return Bucket(name, row.created_ms, row.scheme, row.region)

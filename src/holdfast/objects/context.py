@@ -31,7 +31,7 @@ class Context:
         self.settings = settings
         limits, patience = settings.limits, settings.patience
         self.committer = Committer(index, clock, randomness, patience)
-        self.heads = Heads(index, self.committer, Turns(patience.conflict_s), patience)
+        self.heads = Heads(index, self.committer, Turns(patience.conflict_s), patience, settings.learn)
         self.budget = ByteBudget(limits.inflight_bytes, patience.memory_s)
         self._pool = (
             ThreadPoolExecutor(limits.hashing_threads, thread_name_prefix="holdfast-digest")

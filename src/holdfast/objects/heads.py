@@ -27,9 +27,11 @@ from holdfast.objects.commit import Committer, Decided
 from holdfast.objects.model import VersionRecord
 from holdfast.objects.repeats import Overtaken
 from holdfast.objects.rows import BucketRow, BucketState, CleanupRow, DeadRow, Encoded, HeadRow, Remembered
-from holdfast.objects.settings import ObjectsPatience
+from holdfast.objects.settings import ObjectsPatience, forget
 from holdfast.objects.turns import Turns
 from holdfast.packs.model import pack_row
+from holdfast.scheme import Scheme
+from holdfast.topology import Survive, parse_survive
 
 _BUCKETS_KNOWN_MAX = 4096
 
@@ -230,7 +232,16 @@ client is to be told instead."""
 class Heads:
     """Reads the state of keys, and sees changes through."""
 
-    def __init__(self, index: Index, committer: Committer, turns: Turns, patience: ObjectsPatience) -> None:
+    def __init__(
+        self,
+        index: Index,
+        committer: Committer,
+        turns: Turns,
+        patience: ObjectsPatience,
+        learn: Callable[[str, Scheme, Survive | None], None] = forget,
+    ) -> None:
+        self._learn = learn
+        self._told: set[str] = set()
         self._index = index
         self._committer = committer
         self._patience = patience
@@ -247,6 +258,9 @@ class Heads:
             if len(self._buckets) >= _BUCKETS_KNOWN_MAX:
                 self._buckets.clear()
             known = self._buckets[row.value] = rows.decode_bucket(row.value)
+        if known.survive or known.nonce in self._told:
+            self._told.add(known.nonce)
+            self._learn(known.nonce, known.scheme, parse_survive(known.survive) if known.survive else None)
         return known
 
     def state(self, target: Target, bucket: Row | None, head: Row | None) -> State:

@@ -86,6 +86,8 @@ class Bucket(Struct, frozen=True):
     created_ms: int
     scheme: Scheme
     region: str
+    survive: str = ""
+    """What it was told to survive, as `region` or `host:2`; empty for nothing."""
 
 
 class Conditions(Struct, frozen=True):
@@ -364,7 +366,12 @@ class ObjectService(Protocol):
     `holdfast.base.errors`. The caller has authorised already."""
 
     async def create_bucket(
-        self, name: str, scheme: str | None, request: RequestId = ..., tries: int = ...
+        self,
+        name: str,
+        scheme: str | None,
+        request: RequestId = ...,
+        tries: int = ...,
+        survive: str | None = ...,
     ) -> Bucket: ...
     async def list_buckets(self, prefix: str, after: str, limit: int) -> Sequence[Bucket]: ...
     async def get_bucket(self, name: str) -> Bucket: ...

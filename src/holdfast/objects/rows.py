@@ -33,7 +33,7 @@ class BucketState(Enum):
 
 class BucketRow(Struct, frozen=True, array_like=True):
     """`bucket/<name>`. `nonce` tells two buckets of one name apart; `unsure` says that its end
-    has to leave an `ended` row."""
+    has to leave an `ended` row; `survive` is what it was told to survive, in words, empty for nothing."""
 
     format: int
     created_ms: int
@@ -42,6 +42,7 @@ class BucketRow(Struct, frozen=True, array_like=True):
     nonce: str
     state: BucketState = BucketState.ACTIVE
     unsure: bool = False
+    survive: str = ""
 
 
 class Remembered(Struct, frozen=True, array_like=True):

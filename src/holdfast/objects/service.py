@@ -41,6 +41,7 @@ from holdfast.objects.reading import Reading
 from holdfast.objects.repeats import Repeats
 from holdfast.objects.rescheming import Rescheming
 from holdfast.objects.settings import ObjectsSettings
+from holdfast.objects.surviving import Surviving
 from holdfast.objects.uploads import Uploads
 from holdfast.objects.writing import Writing
 from holdfast.packs.model import PackStorage
@@ -63,6 +64,7 @@ class Objects:
         self._cleanups = Cleanups(context)
         self._repeats = Repeats(index, context.committer, clock)
         self._buckets = Buckets(context)
+        self._surviving = Surviving(context)
         self._reading = Reading(context)
         self._writing = Writing(context)
         self._deleting = Deleting(context)
@@ -72,9 +74,15 @@ class Objects:
         self._copying = Copying(context, self._reading, self._writing, self._uploads)
 
     async def create_bucket(
-        self, name: str, scheme: str | None, request: RequestId = _UNNAMED, tries: int = 1
+        self,
+        name: str,
+        scheme: str | None,
+        request: RequestId = _UNNAMED,
+        tries: int = 1,
+        survive: str | None = None,
     ) -> Bucket:
-        return await self._buckets.create(name, scheme, await self._repeats.begin(request, tries))
+        tried = await self._repeats.begin(request, tries)
+        return await self._buckets.create(name, scheme, tried, survive)
 
     async def list_buckets(self, prefix: str, after: str, limit: int) -> Sequence[Bucket]:
         return await self._buckets.list(prefix, after, limit)
@@ -85,6 +93,14 @@ class Objects:
     async def set_bucket_scheme(self, name: str, scheme: str) -> Bucket:
         """For administrators: see `Buckets.set_scheme`."""
         return await self._buckets.set_scheme(name, scheme)
+
+    async def set_bucket_survive(self, name: str, survive: str) -> Bucket:
+        """For administrators: see `Surviving.tell`."""
+        return await self._surviving.tell(name, survive)
+
+    async def choose_schemes(self) -> dict[str, str]:
+        """For a chore: see `Surviving.choose_again`."""
+        return await self._surviving.choose_again()
 
     async def delete_bucket(self, name: str, request: RequestId = _UNNAMED, tries: int = 1) -> None:
         await self._buckets.delete(name, await self._repeats.begin(request, tries))

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from holdfast.base.errors import InvalidInput
 from holdfast.objects.model import BODY_BYTES_MAX, OBJECT_BYTES_MAX, PART_BYTES_MIN
 from holdfast.packs.model import PACK_BYTES_MAX
 from holdfast.scheme import Scheme
+from holdfast.topology import Survive
 
 
 class ObjectsLimits(Struct, frozen=True, kw_only=True):
@@ -53,18 +55,30 @@ def as_it_is(scheme: Scheme) -> Scheme:
     return scheme
 
 
+def choose_none(survive: Survive) -> Scheme:
+    """For those who know no stores."""
+    raise InvalidInput("There are no stores to choose a scheme for.")
+
+
+def forget(bucket: str, scheme: Scheme, survive: Survive | None) -> None:
+    """For those whose packs have no use for it."""
+
+
 class ObjectsSettings(Struct, frozen=True, kw_only=True):
     """Everything objects need to be told.
 
-    `stores` is how many stores RAID aliases spread over; `check_scheme` raises InvalidInput for a
-    scheme that they do not suffice for. `fit_default` is what becomes of the default, given the stores that
-    there are now.
+    `stores` is how many stores RAID aliases spread over; `check_scheme` raises InvalidInput for a scheme
+    that they do not suffice for. `fit_default` is what becomes of the default, given the stores that there
+    are now; `choose_scheme` is the scheme that survives something on them, or raises InvalidInput with what
+    is missing. `learn` is told what each bucket (by its nonce) has to survive, before anything is written.
     """
 
     default_scheme: str
     stores: Callable[[], int]
     check_scheme: Callable[[Scheme], None] = any_scheme
     fit_default: Callable[[Scheme], Scheme] = as_it_is
+    choose_scheme: Callable[[Survive], Scheme] = choose_none
+    learn: Callable[[str, Scheme, Survive | None], None] = forget
     region: str = "us-east-1"
     limits: ObjectsLimits = ObjectsLimits()
     patience: ObjectsPatience = ObjectsPatience()

@@ -93,6 +93,11 @@ class AnsweredBefore(Busy):
         self.result = result
 
 
+RECENT_S = 1.0
+"""A large body may take longer than this: then what was read before it is likely to be out of date, and is
+read again. What is younger is left to the commit, which decides anyway."""
+
+
 class _Version(Struct, frozen=True):
     """A version to be, without what depends on where it lies and on what it replaces."""
 
@@ -251,7 +256,7 @@ class Writing:
     async def _put_large(self, put: PutObject, tried: Try, state: State, version: _Version) -> Stored:
         algorithm = put.body.algorithm or DEFAULT_ALGORITHM
         label = Label(put.bucket, put.key, version.version, conditional=is_conditional(put.conditions))
-        order = state.next_order
+        order, began = state.next_order, self._context.clock.monotonic()
         received = await self._context.receiver.receive(
             put.body,
             version.scheme,
@@ -260,11 +265,11 @@ class Writing:
             lambda extents, sums: version.record(order, sums, extents).raw,
         )
         sums, extents = received.sums, received.extents
-        # A large body takes a while: what was read before it is likely to be out of date.
-        state = await self._heads.read_to_write(state.target)
-        if (before := remembered(state.head, put.request)) is not None:
-            return answer(before)
-        check_write(put.conditions, state.current, put.key)
+        if self._context.clock.monotonic() - began > RECENT_S:
+            state = await self._heads.read_to_write(state.target)
+            if (before := remembered(state.head, put.request)) is not None:
+                return answer(before)
+            check_write(put.conditions, state.current, put.key)
         encoded = version.record(state.next_order, sums, extents)
         change = put_transaction(state, encoded, put.request, expects=_takes(encoded.record, tried))
         decided = (await self._context.committer.decide((*received.transactions(), change)))[-1]

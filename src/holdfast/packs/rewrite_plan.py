@@ -17,7 +17,7 @@ What must hold: a plan never leaves a pack with less than it had; no store gets 
 to a store that is to be left.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from msgspec import Struct
@@ -25,6 +25,7 @@ from msgspec import Struct
 from holdfast.base.ids import StoreId
 from holdfast.packs.layout import real_shards
 from holdfast.packs.model import PackRow
+from holdfast.packs.promising import Required
 from holdfast.packs.spread import fitting_scheme
 from holdfast.scheme import Scheme
 from holdfast.topology import Topology, place
@@ -90,13 +91,14 @@ def plan_rewrite(
     topology: Topology,
     *,
     in_doubt: bool = False,
+    told: Callable[[Scheme], Required] = lambda _: (),
 ) -> Plan:
     """What to do with a pack. `lost` are shards without a place or that were seen to be bad; `owed` is what
     a debt on record promises; `candidates` are stores that can be written, best first; `in_doubt` says
-    that a shard could not be looked at."""
+    that a shard could not be looked at; `told` what packs of a scheme have to survive."""
     promised = target.promised or owed or row.scheme
     usable = [store for store in candidates if store not in target.leave]
-    fitting = fitting_scheme(promised, row.stored_bytes, usable, topology)
+    fitting = fitting_scheme(promised, row.stored_bytes, usable, topology, told(promised))
     homes = _new_homes(row, lost, target, usable, topology)
     homeless = _homeless(row, lost, target) - homes.keys()
     if fitting is not None and (

@@ -143,6 +143,7 @@ class Rewriter:
             candidates,
             self._topology(),
             in_doubt=any(judged[shard] is None for shard in judged.keys() - lost),
+            told=self._writer.promises.of,
         )
         job = _Job(known, debt, plan, _OWED_FOR[reason])
         sources = _Sources(_without(known, target.condemned), frozenset(lost))

@@ -43,6 +43,7 @@ from holdfast.packs.model import (
     pack_row,
     trash_row,
 )
+from holdfast.packs.promising import Promises
 from holdfast.packs.reading import DamageReport, Reader
 from holdfast.packs.rows import PackRows, encode_row
 from holdfast.packs.settling import Settler
@@ -73,6 +74,7 @@ class Packs:
         room: Room = alike,
         fences: Fences = NO_FENCES,
         shared: bool = False,
+        promises: Promises | None = None,
     ) -> None:
         self._index = index
         self._clock = clock
@@ -82,7 +84,15 @@ class Packs:
         self.settler = Settler(stores, index, self.rows, clock)
         self.reader = Reader(stores, self.rows, health, clock, on_damage)
         self.writer = Writer(
-            stores, topology, health, clock, randomness, self.settler.abandoned, room=room, fences=fences
+            stores,
+            topology,
+            health,
+            clock,
+            randomness,
+            self.settler.abandoned,
+            room=room,
+            fences=fences,
+            promises=promises,
         )
 
     async def append(self, scheme: Scheme, piece: Piece) -> Appended:

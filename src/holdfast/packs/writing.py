@@ -26,11 +26,12 @@ from holdfast.packs.errors import BelowFloor
 from holdfast.packs.format import ShardHeader, binding, block_checksums, encode_head
 from holdfast.packs.layout import BLOCK_BYTES, Layout, bytes_on_stores, real_shards
 from holdfast.packs.model import DebtReason, DebtRow, PackRow, Place, Receipt
+from holdfast.packs.promising import Promises, required
 from holdfast.packs.quorum import Attempt, Verdict, WriteRound, always
-from holdfast.packs.spread import can_keep_region, fitting_scheme, keeps_region, promises_region, without_slow
+from holdfast.packs.spread import can_keep, fitting_scheme, without_slow
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store, StoreFull
-from holdfast.topology import Topology, place, survived
+from holdfast.topology import Topology, keeps, place, survived
 
 PUT_TIMEOUT_S = 30.0
 """How long a put may take before it counts as failed; the acknowledgement waits far less."""
@@ -93,7 +94,7 @@ def alike(store: StoreId) -> int:
 class Writer:
     """Writes packs. `stores` are those attached now; the mapping may change under it. `prefix` comes before
     every shard's name, for packs that are found by a name of their own (`packs.named`). `room` says where
-    there is room for more."""
+    there is room for more, `promises` what the packs of a scheme have to survive."""
 
     def __init__(
         self,
@@ -107,8 +108,10 @@ class Writer:
         prefix: str = "",
         room: Room = alike,
         fences: Fences = NO_FENCES,
+        promises: Promises | None = None,
     ) -> None:
         self._fences = fences
+        self.promises = promises or Promises()
         self._prefix = prefix
         self._room = room
         self._stores = stores
@@ -153,8 +156,9 @@ class Writer:
         for _ in range(ROUNDS_MAX):
             candidates = self.candidates(exclude, promised.m + 1, when_full=reserve_share > 0)
             topology = self._topology()
-            candidates = without_slow(promised, stored, candidates, self._health.waited_for, topology)
-            chosen = fitting_scheme(promised, stored, candidates, topology)
+            told, well = self.promises.of(promised), self._health.waited_for
+            candidates = without_slow(promised, stored, candidates, well, topology, told)
+            chosen = fitting_scheme(promised, stored, candidates, topology, told)
             if chosen is None or (bytes_max is not None and bytes_on_stores(chosen, stored) > bytes_max):
                 break
             if encoded is None or chosen != scheme:
@@ -252,8 +256,9 @@ class Writer:
         homes = dict(zip(real, chosen, strict=True))
         slow = frozenset(store for store in candidates if not health.waited_for(store))
         spares = [store for store in candidates if store not in homes.values() and store not in slow]
-        keeps = partial(keeps_region, topology, needed=needed)
-        bound = promises_region(topology, promised) and keeps(chosen)
+        wanted = required(topology, promised, self.promises.of(promised))
+        while wanted and not keeps(topology, wanted, chosen, needed):
+            wanted = wanted[:-1]
         write_round = WriteRound(
             homes,
             needed=needed,
@@ -261,8 +266,8 @@ class Writer:
             unhurried=slow,
             stores_min=promised.m + 1,
             now=self._clock.monotonic(),
-            keeps=keeps if bound else always,
-            fits=partial(can_keep_region, topology, promised) if bound else always,
+            keeps=partial(keeps, topology, wanted, needed=needed) if wanted else always,
+            fits=partial(can_keep, topology, promised, wanted) if wanted else always,
             ways=self._ways((*homes.values(), *spares), encoded.layout.shard_bytes),
         )
         tasks: dict[asyncio.Task[None], Attempt] = {}

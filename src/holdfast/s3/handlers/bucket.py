@@ -1,13 +1,16 @@
 """CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation."""
 
 from holdfast.objects.errors import BucketAlreadyOwnedByYou
+from holdfast.objects.model import Bucket
 from holdfast.s3.documents import expect_root, read_document
 from holdfast.s3.errors import Code, S3Error, not_implemented
 from holdfast.s3.request import Request, Response, Site, check_acl, xml_response
 from holdfast.s3.xml import Element, document, escape
 from holdfast.scheme import parse_scheme
+from holdfast.topology import parse_survive
 
 SCHEME_HEADER = "x-holdfast-scheme"
+SURVIVE_HEADER = "x-holdfast-survive"
 _CONFIGURATION = "CreateBucketConfiguration"
 
 REPEATED_IN = "us-east-1"
@@ -15,7 +18,8 @@ REPEATED_IN = "us-east-1"
 
 
 async def create_bucket(site: Site, request: Request) -> Response:
-    """Make a bucket, with the scheme of `x-holdfast-scheme` or the default one."""
+    """Make a bucket, with the scheme of `x-holdfast-scheme`, one that survives what `x-holdfast-survive`
+    says, or the default one."""
     headers = request.headers
     for name in headers:
         if name.startswith("x-amz-grant-"):
@@ -29,9 +33,11 @@ async def create_bucket(site: Site, request: Request) -> Response:
     configuration = await read_document(site, request, optional=True)
     if configuration is not None:
         _check_configuration(expect_root(configuration, _CONFIGURATION), site.region)
-    scheme = headers.get(SCHEME_HEADER)
+    scheme, survive = headers.get(SCHEME_HEADER), headers.get(SURVIVE_HEADER)
     try:
-        bucket = await site.service.create_bucket(request.bucket, scheme, request.request_id, request.tries)
+        bucket = await site.service.create_bucket(
+            request.bucket, scheme, request.request_id, request.tries, survive
+        )
     except BucketAlreadyOwnedByYou:
         # As in AWS's first region, and nowhere else: scripts that were written for it rely on that.
         if site.region != REPEATED_IN:
@@ -39,13 +45,20 @@ async def create_bucket(site: Site, request: Request) -> Response:
         bucket = await site.service.get_bucket(request.bucket)
         if scheme is not None and parse_scheme(scheme, bucket.scheme.n) != bucket.scheme:
             raise
+        if survive is not None and parse_survive(survive).name != bucket.survive:
+            raise
     return Response(
         fields=[
             ("Location", f"/{bucket.name}"),
-            (SCHEME_HEADER, bucket.scheme.name),
+            *_protection(bucket),
             ("x-amz-bucket-region", bucket.region),
         ]
     )
+
+
+def _protection(bucket: Bucket) -> list[tuple[str, str]]:
+    told = [(SURVIVE_HEADER, bucket.survive)] if bucket.survive else []
+    return [(SCHEME_HEADER, bucket.scheme.name), *told]
 
 
 def _check_configuration(configuration: Element, region: str) -> None:
@@ -70,7 +83,7 @@ async def head_bucket(site: Site, request: Request) -> Response:
         fields=[
             ("x-amz-bucket-region", bucket.region),
             ("x-amz-access-point-alias", "false"),
-            (SCHEME_HEADER, bucket.scheme.name),
+            *_protection(bucket),
             ("Content-Type", "application/xml"),
         ]
     )
