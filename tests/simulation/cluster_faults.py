@@ -28,6 +28,14 @@ class MachineFault(Enum):
     CLOCK = "clock jumps"
 
 
+class RegionFault(Enum):
+    """What happens to all machines of a region at once."""
+
+    CRASH = "crash"
+    STOP = "stopped and continued"
+    CUT = "cut from all others"
+
+
 class IndexFault(Enum):
     """What happens to the index."""
 
@@ -109,6 +117,34 @@ class ClusterTroubles:
             case _:
                 for peer in [*peers, INDEX]:
                     network.part(name, peer)
+
+    async def lose(self, region: int, fault: RegionFault) -> None:
+        """A region goes, until `return_`."""
+        world = self._world
+        self._count(f"region {fault.value}")
+        for machine in self._of(region):
+            match fault:
+                case RegionFault.CRASH:
+                    await machine.crash()
+                case RegionFault.STOP:
+                    machine.stop()
+                case RegionFault.CUT:
+                    for other in world.machines:
+                        if world.region(other.name) != region:
+                            world.network.part(machine.name, other.name)
+                    world.network.part(machine.name, INDEX)
+
+    async def return_(self, region: int) -> None:
+        """It is there again."""
+        self._world.trace.note("region", region, "returns")
+        self._world.network.heal()
+        for machine in self._of(region):
+            machine.proceed()
+            if machine.process is None:
+                await machine.start()
+
+    def _of(self, region: int) -> list[Machine]:
+        return [machine for machine in self._world.machines if self._world.region(machine.name) == region]
 
     async def index(self, fault: IndexFault, chance: SeededRandomness, seconds: float) -> None:
         """The index is in trouble for a while."""

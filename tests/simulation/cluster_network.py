@@ -30,9 +30,16 @@ RESEND_S = 0.2
 
 
 class Network:
-    """Which ways are cut, and how bad the others are. `bad` is how likely a packet is lost."""
+    """Which ways are cut, and how bad the others are. `bad` is how likely a packet is lost; `trip_s` is the
+    round trip between two places, beyond that of any network."""
 
-    def __init__(self, clock: Clock, randomness: SeededRandomness) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        randomness: SeededRandomness,
+        trip_s: Callable[[str, str], float] = lambda one, other: 0.0,
+    ) -> None:
+        self._trip_s = trip_s
         self._clock = clock
         self._chance = randomness
         self.context = contextvars.copy_context()
@@ -55,7 +62,7 @@ class Network:
     async def carry(self, one: str, other: str) -> bool:
         """A message on its way; whether it arrives."""
         least, most = LATENCY_S
-        delay_s = least + (most - least) * self._chance.fraction()
+        delay_s = least + (most - least) * self._chance.fraction() + 0.5 * self._trip_s(one, other)
         if self.slow_s:
             delay_s += self.slow_s * self._chance.fraction()
         while self.bad and self._chance.fraction() < self.bad:

@@ -63,6 +63,7 @@ DISK_BYTES = 4 << 20
 """Small, so that it matters where things lie."""
 
 LOOK_EVERY_ROUNDS = 12
+PING_EVERY_ROUNDS = 4
 
 
 class ClusterNode:
@@ -88,6 +89,7 @@ class ClusterNode:
         self._faulty: list[FaultyStore] = []
         self._prober = Prober(self.attached, self.health, clock)
         self._rounds = 0
+        self._pings: set[asyncio.Task[None]] = set()
         self.mended = 0
         self.boot = randomness.token(8).hex()
         self.fences = OwnFences(index, clock, randomness, machine.name, self.boot, lambda: graves_wait(index))
@@ -262,7 +264,8 @@ class ClusterNode:
     def topology(self) -> Topology:
         """All stores that have a slot, those that are away, too."""
         return Topology(
-            Location(store, host=host, device=f"{host}/{slot}") for slot, (store, host) in self._held.items()
+            Location(store, f"r{self._world.region(host)}", host=host, device=f"{host}/{slot}")
+            for slot, (store, host) in self._held.items()
         )
 
     def _refusal(self, slot: "Slot") -> str | None:
@@ -315,6 +318,20 @@ class ClusterNode:
                         self.attached.pop(held[0], None)
                     remote = RemoteStore(self._world.network, self.name, machine, slot.name, store)
                     self._hold(slot, store, machine, remote)
+                    if self._world.cluster.trips_s:
+                        self.health.is_elsewhere(store)
+
+    async def _ping(self, machine: "Machine") -> None:
+        """How far another machine is."""
+        network, began = self._world.network, self.clock.monotonic()
+        if not await network.carry(self.name, machine.name) or not machine.is_up:
+            return
+        if not await network.carry(machine.name, self.name):
+            return
+        now = self.clock.monotonic()
+        for store, host in self._held.values():
+            if host == machine.name:
+                self.health.travelled(store, now - began, now)
 
     async def _watch(self) -> None:
         async for _ in paced(self.clock, LOOK_S):
@@ -322,6 +339,12 @@ class ClusterNode:
 
     async def _round(self) -> None:
         self._rounds += 1
+        if self._world.cluster.trips_s and self._rounds % PING_EVERY_ROUNDS == 0:
+            for machine in self._world.machines:
+                if machine is not self._machine:
+                    task = asyncio.create_task(self._ping(machine))
+                    self._pings.add(task)
+                    task.add_done_callback(self._pings.discard)
         failed = await self._prober.look()
         self._meet()
         for slot in self._machine.slots:

@@ -70,7 +70,7 @@ async def _run(seed: int) -> Finished:
     book, troubles = ClusterBook(), ClusterTroubles(world)
     try:
         await world.start()
-        await _make_buckets(world)
+        await make_buckets(world)
         clients = [ClusterClient(world, book, number, BUCKETS) for number in range(CLIENTS)]
         operator = ClusterOperator(world, world.chance("operator"), BUCKETS, SCHEMES[layout], troubles.counts)
         for _ in range(2 + plan.below(2)):
@@ -105,7 +105,8 @@ async def _run(seed: int) -> Finished:
     )
 
 
-async def _make_buckets(world: ClusterWorld) -> None:
+async def make_buckets(world: ClusterWorld) -> None:
+    """Each with a scheme of its own."""
     for bucket, scheme in zip(BUCKETS, (world.cluster.scheme, world.cluster.other_scheme), strict=True):
         await world.call(lambda node, name=bucket, way=scheme: node.objects.create_bucket(name, way))
 

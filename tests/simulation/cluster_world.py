@@ -18,7 +18,7 @@ from holdfast.stores.port import Store
 from tests.kit.virtual import VirtualClock
 from tests.simulation.cluster_index import IndexService
 from tests.simulation.cluster_loop import PausableLoop
-from tests.simulation.cluster_network import CLIENTS, Network, refused
+from tests.simulation.cluster_network import CLIENTS, INDEX, Network, refused
 from tests.simulation.cluster_node import CLUSTER, ClusterNode
 from tests.simulation.node import SimulationSettings
 from tests.simulation.parts import PutLog
@@ -41,6 +41,9 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
     compact_every_s: float = 3.0
     audit_every_s: float = 10.0
     scrub_pass_s: float = 600.0
+    trips_s: tuple[tuple[float, ...], ...] = ()
+    """Round trips between regions, over which the machines lie in turn; the index's leader is in the first.
+    Without them all machines are in one."""
 
     @property
     def alone(self) -> SimulationSettings:
@@ -189,7 +192,7 @@ class ClusterWorld(World):
         assert isinstance(loop, PausableLoop)
         self.loop = loop
         self.cluster = settings
-        self.network = Network(self.clock, self.chance("network"))
+        self.network = Network(self.clock, self.chance("network"), self.trip_s)
         self.service = IndexService(self.rows, self.clock, self.chance("index"), self.trace)
         self.errands: set[asyncio.Task[None]] = set()
         self.put_log = ClusterPutLog(self.clock, self.rows)
@@ -203,6 +206,17 @@ class ClusterWorld(World):
             Machine(self, f"n{number}", self.slots[number * each : (number + 1) * each])
             for number in range(settings.machines)
         ]
+
+    def region(self, name: str) -> int:
+        """Where a machine is, or the index."""
+        regions = len(self.cluster.trips_s)
+        return int(name[1:]) % regions if regions and name != INDEX else 0
+
+    def trip_s(self, one: str, other: str) -> float:
+        """The round trip between two of those; clients are where they ask."""
+        if not self.cluster.trips_s or CLIENTS in (one, other):
+            return 0.0
+        return self.cluster.trips_s[self.region(one)][self.region(other)]
 
     def leaving_now(self, known: frozenset[StoreId]) -> list[Leaving]:
         """What a node has heard of stores that are to be emptied."""

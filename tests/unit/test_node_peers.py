@@ -11,6 +11,7 @@ from holdfast.base.randomness import SeededRandomness
 from holdfast.cluster.members import Changed, Member, Sight
 from holdfast.cluster.rows import FORMAT, MemberStore, NodeRow
 from holdfast.health import StoreHealth, StoreState
+from holdfast.health.distance import ASSUMED_S
 from holdfast.node.away import away_of, is_cut_off
 from holdfast.node.config import Given, StorePlace, make_config
 from holdfast.node.keeper import Keeper
@@ -42,6 +43,7 @@ class World:
         self.came: list[StoreId] = []
         self.keeper.on_attached = self.came.append
         self.reached = True
+        self.far_s = 0.0
         self.dialled: list[str] = []
         self.closed = 0
         self.peers = Peers(
@@ -56,6 +58,7 @@ class World:
         self.dialled.append(member.row.peer)
 
         async def reaches() -> bool:
+            await self.clock.sleep(self.far_s)
             return self.reached
 
         async def close() -> None:
@@ -105,6 +108,23 @@ async def test_stores_of_a_member_are_used_like_own_ones(tmp_path: Path) -> None
     assert world.came == []
     await world.peers.close()
     assert world.closed == 1
+
+
+async def test_how_far_a_node_is_is_measured_at_once_and_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.far_s = 0.080
+    world.see(BOTH)
+    assert world.health.trip_s(ONE) == ASSUMED_S, "nothing is known yet"
+    await world.clock.sleep(0.081)
+    assert world.health.trip_s(ONE) == world.health.trip_s(TWO) == pytest.approx(0.080)
+    assert world.health.has_far
+    world.far_s = 0.030
+    await world.peers.round()
+    assert world.health.trip_s(TWO) == pytest.approx(0.030)
+    world.reached, world.far_s = False, 0.0
+    await world.peers.round()
+    assert world.health.trip_s(TWO) == pytest.approx(0.030), "who does not answer is not near"
+    await world.peers.close()
 
 
 async def test_a_store_that_comes_later_is_looked_through(tmp_path: Path) -> None:

@@ -48,8 +48,10 @@ def leaving_of(keeper: Keeper) -> list[Leaving]:
 
 
 def lasting(keeper: Keeper) -> Topology:
-    """The stores that stay, with those that are away: what schemes are chosen for."""
-    leaving = {one.store for one in leaving_of(keeper)}
+    """The stores that take something new, with those that are away: what schemes are chosen for. Those that
+    are emptied, and spares that wait, are none of them."""
+    own = [held.id for slot, held in keeper.held.items() if held.id is not None and keeper.takes_new(slot)]
+    others = [other.id for other in keeper.others.values() if other.row.takes_new]
     topology = keeper.topology()
-    found = [topology.location(store) for store in topology.stores if store not in leaving]
+    found = map(topology.location, [*own, *others])
     return Topology(location for location in found if location is not None)

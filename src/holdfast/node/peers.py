@@ -28,7 +28,8 @@ from holdfast.stores.peer import SPEAKS, PeerClient, PeerIdentity, PeerStore, Ro
 from holdfast.stores.port import Attachment, Store
 
 LOOK_EVERY_S = 1.0
-PING_TIMEOUT_S = 0.5
+PING_TIMEOUT_S = 1.0
+"""A new connection takes some four round trips, and the other region may be far."""
 USAGE_TIMEOUT_S = 1.0
 STALE_CUT_OFF_S = 5.0
 """A node looks each second whether it is cut off, and waits for answers while it does."""
@@ -105,6 +106,7 @@ class Peers:
         self._unreached: set[str] = set()
         """Nodes that are silent, and did not answer either when they were last asked."""
         self._closing: set[asyncio.Future[None]] = set()
+        self._travelling: dict[str, asyncio.Future[None]] = {}
         self._begun = False
 
     def changed(self, change: Changed) -> None:
@@ -144,7 +146,7 @@ class Peers:
         """Let go of everybody."""
         for name in tuple(self._lines):
             self._hang_up(name)
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(*self._closing, *self._travelling.values(), return_exceptions=True)
 
     @property
     def connections(self) -> dict[str, int]:
@@ -215,6 +217,11 @@ class Peers:
         keeper.attached[other.id] = other.store
         self._health.add(other.id, now)
         self._health.is_elsewhere(other.id)
+        # At once: until it is known how far they are, its stores are taken to be far.
+        if other.node not in self._travelling:
+            task = asyncio.ensure_future(self._travel(other.node))
+            self._travelling[other.node] = task
+            task.add_done_callback(lambda _: self._travelling.pop(other.node, None))
         if self._begun:
             keeper.on_attached(other.id)
 
