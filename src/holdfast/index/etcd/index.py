@@ -50,7 +50,7 @@ class EtcdOptions(Struct, frozen=True, kw_only=True):
     call_timeout_s: float = 2.0
     hedge_after_s: float = 0.25
     lanes: int = 4
-    readers: int = 4
+    readers: int = 8
     batch_bytes: int = 1 << 20
     kept_s: float = 3600.0
     kept_revisions: int = 100_000
@@ -94,7 +94,7 @@ class EtcdIndex:
             self._new_lane, lanes=options.lanes, batch_bytes=options.batch_bytes, tell=self._tell
         )
         self._reader = Reader(connections, keys, known, options.readers)
-        self._leases = EtcdLeases(connections, keys, known, clock, self._commit_one)
+        self._leases = EtcdLeases(connections, keys, known, clock, self._commit_one, self._reader.get)
         self._keeper = Keeper(
             connections,
             keys,

@@ -8,7 +8,7 @@ never shorter: it is whole seconds, and at least one and a half of etcd's electi
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import grpc.aio
@@ -36,6 +36,7 @@ from holdfast.index.port import (
     Expect,
     Lease,
     Outcome,
+    Row,
     Transaction,
     Unknown,
     lease_row,
@@ -44,6 +45,7 @@ from holdfast.index.port import (
 _TRIES = 3
 
 Commit = Callable[[Item], Awaitable[Outcome]]
+Get = Callable[[Sequence[bytes]], Awaitable[list[Row | None]]]
 
 
 class _Held(Struct):
@@ -56,7 +58,7 @@ class EtcdLeases:
     """The leases of one index."""
 
     def __init__(
-        self, connections: Connections, keys: Keys, known: Known, clock: Clock, commit: Commit
+        self, connections: Connections, keys: Keys, known: Known, clock: Clock, commit: Commit, get: Get
     ) -> None:
         self._connections = connections
         self._keys = keys
@@ -64,10 +66,15 @@ class EtcdLeases:
         self._revisions = Revisions(known.meta.base)
         self._clock = clock
         self._commit = commit
+        self._get = get
 
     async def acquire(self, name: str, holder: str, ttl_s: float) -> Lease | None:
         """As the port says. Raises Unavailable when several tries in a row stayed unknown."""
         key = lease_row(name)
+        # Each chore that another node does asks every second, all at once: gets share a question.
+        (row,) = await self._get([key])
+        if row is not None and row.value.decode() != holder:
+            return None
         for _ in range(_TRIES):
             held = await self._held(key)
             if held is not None and held.holder != holder:

@@ -8,6 +8,7 @@ compares.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import NoReturn
 
 from msgspec.structs import replace
 
@@ -112,7 +113,7 @@ class EtcdEnd:
         return newest
 
     async def _close_gate(self, known: Known) -> None:
-        leases = EtcdLeases(self._connections, self._keys, known, self._clock, _never)
+        leases = EtcdLeases(self._connections, self._keys, known, self._clock, _never, _never)
         lease = await leases.grant(self.lease_s)
         owner = f"copy/{self._randomness.token(8).hex()}"
         lane = Lane(owner, self._connections, self._keys, known, self._clock)
@@ -247,7 +248,7 @@ async def _write(index: EtcdIndex, pages: AsyncIterator[list[Row]]) -> None:
             tasks.create_task(put(batch))
 
 
-async def _never(_: object) -> Committed:
+async def _never(_: object) -> NoReturn:
     raise AssertionError("this lease has no row")
 
 

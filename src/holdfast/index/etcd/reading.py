@@ -1,5 +1,10 @@
 """Reads: many callers' gets as one transaction of etcd, and scans.
 
+A get that finds no other under way goes at once. One that comes meanwhile waits until none is, or for
+`BESIDE_AFTER_S`, whichever is first, and then goes with all that wait. So where etcd answers quickly, and the
+processor is what there is too little of, many gets cost one transaction; where it is far away, company makes
+nobody wait much longer.
+
 Every read is linearizable: the member that answers asks the leader first how far it must have come. What
 must hold: the keys of one get are of one revision, and so is a scan, however many questions it takes; and
 each answer shows the meta row, so that nobody goes on reading an index that is not the truth any more.
@@ -21,6 +26,7 @@ from holdfast.index.port import Prefix, Row
 from holdfast.index.rules import past_prefix, rolled_up
 
 KEYS_AT_ONCE = 100
+BESIDE_AFTER_S = 0.01
 PAGE_ROWS_MAX = 256
 PAGE_ROWS_JUMPING = 16
 _TRIES = 3
@@ -41,8 +47,10 @@ class Reader:
         self._keys = keys
         self._known = known
         self._revisions = Revisions(known.meta.base)
-        self._free = at_once
+        self._at_once = self._free = at_once
         self._queue: deque[_Waiting] = deque()
+        self._keys_waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -52,15 +60,33 @@ class Reader:
             return await self._again(lambda: self._get_many(keys))
         future: asyncio.Future[list[Row | None]] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(keys, future))
+        self._keys_waiting += len(keys)
         self._begin()
         return await future
 
-    def _begin(self) -> None:
+    def _begin(self, late: bool = False) -> None:
         while self._queue and self._free and not self._closed:
+            if self._free < self._at_once and self._keys_waiting < KEYS_AT_ONCE and not late:
+                break
+            late = False
             self._free -= 1
             task = asyncio.create_task(self._run(self._take()), name="holdfast index read")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        self._watch()
+
+    def _watch(self) -> None:
+        """See to it that nobody waits long for a place that is free."""
+        wanted = bool(self._queue) and bool(self._free) and not self._closed
+        if wanted and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BESIDE_AFTER_S, self._late)
+        elif not wanted and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        self._begin(late=True)
 
     def _take(self) -> list[_Waiting]:
         taken: list[_Waiting] = []
@@ -70,6 +96,7 @@ class Reader:
             if taken and count > KEYS_AT_ONCE:
                 break
             taken.append(self._queue.popleft())
+        self._keys_waiting -= sum(len(call.keys) for call in taken)
         return taken
 
     async def _run(self, taken: list[_Waiting]) -> None:
@@ -208,6 +235,7 @@ class Reader:
     async def close(self) -> None:
         """Fail what waits."""
         self._closed = True
+        self._watch()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
