@@ -139,6 +139,13 @@ def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode
         one.s3().put_object(Bucket="bucket", Key=f"k{size}", Body=b"x" * size)
         assert body_of(three, f"k{size}") == b"x" * size
 
+    # A node is not emptied where the others cannot keep what was promised: all of its stores count.
+    refused = two.holdfast("node", "drain", "n2")
+    assert refused.returncode == 64
+    assert "Node n2 with its 2 stores cannot be emptied. Without disk1 the promise" in refused.stderr
+    assert "stores and 4 would be left" in refused.stderr
+    assert "is not being emptied" in two.holdfast("node", "drain", "--cancel", "n2").stdout
+
     # An upload that is begun at one node goes on at the others, over the death of the first.
     upload = two.s3().create_multipart_upload(Bucket="bucket", Key="large")["UploadId"]
     parts = []

@@ -3,9 +3,11 @@
 from io import StringIO
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from holdfast.base.ids import StoreId
-from holdfast.cli.output import banner, finding_view, status_view, summary_sentence
+from holdfast.base.wording import counted, of_all
+from holdfast.cli.output import banner, finding_view, status_view, summary_sentence, watching
 from holdfast.index.port import IndexState, IndexStatus, MemberStatus
 from holdfast.node.credentials import Credentials
 from holdfast.node.status import (
@@ -194,3 +196,19 @@ def test_verification_is_told_pack_by_pack_and_in_sum() -> None:
     assert summary_sentence(summary) == (
         "3 packs: 1 whole, 1 degraded, 1 lost. 18 shards, 4.0 MiB read in 2 s (2.0 MiB/s)."
     )
+
+
+def test_what_is_watched_goes_into_a_pipe_at_once_and_one_below_the_other() -> None:
+    out = StringIO()
+    with watching(Console(file=out, width=80)) as update:
+        for number in (1, 2):
+            update(Text(f"view {number}"))
+            assert out.getvalue().splitlines()[-1] == f"view {number}"
+    assert out.getvalue() == "view 1\nview 2\n"
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(number, "pack") for number in (0, 1, 2)] == ["0 packs", "1 pack", "2 packs"]
+    assert of_all(1, 1, "pack", "has", "have") == "1 of 1 pack has"
+    assert of_all(1, 2, "pack", "has", "have") == "1 of 2 packs has"
+    assert of_all(2, 2, "pack", "has", "have") == "2 of 2 packs have"

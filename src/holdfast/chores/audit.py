@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from holdfast.base.clock import Clock
 from holdfast.base.ids import PackId
+from holdfast.base.wording import counted
 from holdfast.chores.chore import Progress
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.objects.auditing import AuditReport
@@ -47,7 +48,7 @@ class Audit:
 
     def progress(self) -> Progress:
         """Packs looked at since the start."""
-        detail = f"{self.walks} walks done; {self.found_bytes} bytes that nobody owned were found"
+        detail = f"{counted(self.walks, 'walk')} done; {self.found_bytes} bytes that nobody owned were found"
         return Progress(self._looked, None, "packs", detail)
 
     async def step(self) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection
 
 from holdfast.base.errors import Bug
 from holdfast.base.ids import PackId
+from holdfast.base.wording import counted
 from holdfast.chores.chore import Progress
 from holdfast.index.port import Committed, Expect, Index, Row, Transaction, prefix_end
 from holdfast.objects.rows import decode_dead
@@ -74,7 +75,9 @@ class Collect:
 
     def progress(self) -> Progress:
         """Bytes that came back since the start."""
-        detail = f"{self.collected} packs died; {self.dead_bytes} bytes of objects are dead in others"
+        detail = (
+            f"{counted(self.collected, 'pack')} died; {self.dead_bytes} bytes of objects are dead in others"
+        )
         return Progress(self.reclaimed_bytes, None, "bytes", detail)
 
     async def step(self) -> bool:

@@ -31,6 +31,7 @@ from msgspec import Struct
 
 from holdfast.base.errors import Unavailable
 from holdfast.base.ids import PackId
+from holdfast.base.wording import counted
 from holdfast.chores.chore import Progress
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.objects.moving import MoveReport
@@ -193,7 +194,9 @@ class Compact:
 
     def progress(self) -> Progress:
         """Packs emptied since the start."""
-        return Progress(self.moved_packs, None, "packs", f"{self.mergeable} packs are small or mostly dead")
+        return Progress(
+            self.moved_packs, None, "packs", f"{counted(self.mergeable, 'pack')} small or mostly dead"
+        )
 
     def partly_dead(self, pack: PackId, row: PackRow, dead_bytes: int) -> None:
         """The collector has looked at a pack of which some is dead. Cheap."""

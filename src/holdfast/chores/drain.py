@@ -14,6 +14,7 @@ from msgspec import Struct
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId, StoreId
+from holdfast.base.wording import counted
 from holdfast.chores.chore import Progress
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.packs.layout import Layout
@@ -75,7 +76,7 @@ class Drain:
 
     def progress(self) -> Progress:
         """Since the stores to be left last changed; how much is left, the last count of the packs says."""
-        stuck = f"{self.stuck} packs cannot be moved now: {self.reason}" if self.stuck else ""
+        stuck = f"{counted(self.stuck, 'pack')} cannot be moved now: {self.reason}" if self.stuck else ""
         return Progress(self.shards_moved, None, "shards", stuck)
 
     @property

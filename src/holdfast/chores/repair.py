@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Damaged
 from holdfast.base.ids import PackId, StoreId
+from holdfast.base.wording import counted
 from holdfast.chores.away import Away
 from holdfast.chores.chore import Progress
 from holdfast.chores.heal_queue import LEFT_UNKNOWN, HealQueue, Wound
@@ -153,7 +154,11 @@ class Repair:
         """What was written again, and what is known to be left of it."""
         waiting = sum(size for _, size in self._new.counts().values())
         left = max(self._bytes_lost(), waiting)
-        detail = f"{self.waiting} packs wait, {self.unproven} of them for their proof" if self.waiting else ""
+        detail = (
+            f"{counted(self.waiting, 'pack')} waiting, {self.unproven} of them for their proof"
+            if self.waiting
+            else ""
+        )
         return Progress(self.bytes_written, self.bytes_written + left, "bytes", detail)
 
     def report(self, pack: PackId, shard: int, what: str) -> None:

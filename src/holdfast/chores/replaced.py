@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from holdfast.base.clock import Clock
 from holdfast.base.ids import PackId, StoreId
+from holdfast.base.wording import counted
 from holdfast.chores.away import Absence, Away
 from holdfast.chores.chore import Progress
 from holdfast.index.port import Index, Row, prefix_end
@@ -84,7 +85,12 @@ class FindReplaced:
     def progress(self) -> Progress:
         """Rows of the walk under way."""
         packs = sum(owed.packs for owed in self.owed.values())
-        return Progress(self._looked, None, "packs", f"{packs} packs have lost shards" if packs else "")
+        return Progress(
+            self._looked,
+            None,
+            "packs",
+            f"{counted(packs, 'pack')} found to have lost shards" if packs else "",
+        )
 
     async def step(self) -> bool:
         """One page of rows; False at the end of each walk, and when there is no reason for one."""

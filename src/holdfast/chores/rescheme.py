@@ -14,6 +14,7 @@ from typing import Protocol
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.ids import PackId
+from holdfast.base.wording import counted
 from holdfast.chores.chore import Chore, HasPressure, HasProgress, Progress
 from holdfast.chores.sharing import TakesOver
 from holdfast.index.port import Expect, Index, Row, Transaction, prefix_end
@@ -89,7 +90,9 @@ class Rescheme:
         """Of the walk that is under way."""
         if not self.active:
             return Progress(0, None, "packs")
-        detail = f"{self._failed} packs could not be changed: {self.last_error}" if self._failed else ""
+        detail = (
+            f"{counted(self._failed, 'pack')} could not be changed: {self.last_error}" if self._failed else ""
+        )
         return Progress(self._looked, max(self._looked, self._packs_total()), "packs", detail)
 
     async def step(self) -> bool:

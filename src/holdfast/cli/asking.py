@@ -5,14 +5,21 @@ from collections.abc import Iterator
 
 import msgspec
 import typer
-from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.cli.client import NodeClient, read_credentials
 from holdfast.cli.exits import Exit, sentence
-from holdfast.cli.output import console, exports, finding_view, show, status_view, summary_sentence
+from holdfast.cli.output import (
+    console,
+    exports,
+    finding_view,
+    show,
+    status_view,
+    summary_sentence,
+    watching,
+)
 from holdfast.node import verification
 from holdfast.node.config import Config
 from holdfast.node.runtime import read_runtime
@@ -52,18 +59,18 @@ def show_status(config: Config, clock: Clock, *, as_json: bool, watch: bool) -> 
 
 
 async def _watch(config: Config, client: NodeClient, clock: Clock) -> None:
-    with Live(console=console(), auto_refresh=False, screen=False) as live:
+    with watching(console()) as update:
         while True:
             try:
-                live.update(status_view(_decode(client.ask(STATUS_PATH))), refresh=True)
+                update(status_view(_decode(client.ask(STATUS_PATH))))
             except HoldfastError as error:
                 # A node that is restarting is what people watch for.
-                live.update(sentence(error), refresh=True)
+                update(sentence(error))
             await clock.sleep(WATCH_INTERVAL_S)
             try:
                 client = NodeClient(config, clock)
             except HoldfastError as error:
-                live.update(sentence(error), refresh=True)
+                update(sentence(error))
 
 
 def _decode(raw: bytes) -> Status:

@@ -6,16 +6,16 @@ from urllib.parse import urlencode
 import msgspec
 import typer
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError, InvalidInput
+from holdfast.base.wording import counted
 from holdfast.chores.chore import ChoreState, ChoreStatus
 from holdfast.cli.client import NodeClient
 from holdfast.cli.exits import sentence
-from holdfast.cli.output import console, duration, show, size
+from holdfast.cli.output import console, duration, show, size, watching
 from holdfast.cli.storing import decoded
 from holdfast.node.chores_status import ACTIONS, CHORES_PATH, ChoresStatus, Owed
 from holdfast.node.config import Config
@@ -56,7 +56,7 @@ def show_chores(
 
 
 async def _watch(config: Config, clock: Clock) -> None:
-    with Live(console=console(), auto_refresh=False, screen=False) as live:
+    with watching(console()) as update:
         while True:
             try:
                 view: RenderableType = chores_view(
@@ -65,7 +65,7 @@ async def _watch(config: Config, clock: Clock) -> None:
             except HoldfastError as error:
                 # A node that is restarting is what people watch for.
                 view = sentence(error)
-            live.update(view, refresh=True)
+            update(view)
             await clock.sleep(WATCH_INTERVAL_S)
 
 
@@ -89,11 +89,11 @@ def chores_view(status: ChoresStatus) -> RenderableType:
     tail.add_row("to heal:", _owed(heal.lost or heal.waiting))
     tail.add_row(
         "healed:",
-        f"{heal.repaired} packs, {size(heal.bytes_written)} written since the start; "
-        f"{heal.unproven} wait to be read again",
+        f"{counted(heal.repaired, 'pack')}, {size(heal.bytes_written)} written since the start; "
+        f"{heal.unproven} {'waits' if heal.unproven == 1 else 'wait'} to be read again",
     )
     tail.add_row("read:", _scrubbed(status))
-    tail.add_row("found by scrub:", f"{scrub.faults_found} shards since the start")
+    tail.add_row("found by scrub:", f"{counted(scrub.faults_found, 'shard')} since the start")
     return Group(table, Text(""), tail)
 
 
@@ -120,7 +120,8 @@ def _remark(chore: ChoreStatus) -> str:
     remarks = [chore.why or (chore.progress.detail if chore.progress else "")]
     if chore.last_error and chore.state is not ChoreState.FAILED and chore.last_error_s_ago is not None:
         remarks.append(
-            f"{chore.errors} errors, the last {duration(chore.last_error_s_ago)} ago: {chore.last_error}"
+            f"{counted(chore.errors, 'error')}, the last {duration(chore.last_error_s_ago)} ago: "
+            f"{chore.last_error}"
         )
     return "; ".join(remark for remark in remarks if remark)
 
@@ -129,10 +130,10 @@ def _owed(owed: tuple[Owed, ...]) -> str:
     if not owed:
         return "nothing"
     parts = [
-        f"{one.packs} packs ({size(one.bytes)}) that can "
+        f"{counted(one.packs, 'pack')} ({size(one.bytes)}) that can "
         + (f"lose {one.losses_left} more" if one.losses_left > 0 else "lose nothing more")
         if one.losses_left >= 0
-        else f"{one.packs} packs ({size(one.bytes)}) that cannot be read until stores return"
+        else f"{counted(one.packs, 'pack')} ({size(one.bytes)}) that cannot be read until stores return"
         for one in owed
     ]
     return ", ".join(parts)

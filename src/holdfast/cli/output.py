@@ -4,14 +4,18 @@ Plain where it goes to a pipe, coloured at a terminal (Rich decides). Colours ca
 do not say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from io import StringIO
 
 from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.base.wording import counted
 from holdfast.index.port import MemberStatus
 from holdfast.node.credentials import Credentials
 from holdfast.node.status import (
@@ -59,6 +63,16 @@ def show(out: Console, view: RenderableType) -> None:
 
 
 _PIPE_COLUMNS = 500
+
+
+@contextmanager
+def watching(out: Console) -> Iterator[Callable[[RenderableType], None]]:
+    """Shows each view in place of the one before; into a pipe or file below it, and at once."""
+    if not out.is_terminal:
+        yield partial(show, out)
+        return
+    with Live(console=out, auto_refresh=False, screen=False) as live:
+        yield partial(live.update, refresh=True)
 
 
 def banner(
@@ -171,7 +185,7 @@ def nodes_view(nodes: Sequence[NodeStatus], asked: str) -> Table:
 def _recovery(recovery: RecoveryStatus) -> str:
     """How far a lost index could be made again."""
     behind = (
-        f"{recovery.behind_commits} commits behind, for {recovery.behind_s:.1f} s"
+        f"{counted(recovery.behind_commits, 'commit')} behind, for {recovery.behind_s:.1f} s"
         if recovery.behind_commits
         else "up to date"
     )
@@ -195,8 +209,9 @@ def summary_sentence(summary: Summary) -> str:
     """How the reading of everything went."""
     rate = summary.bytes_read / summary.seconds if summary.seconds > 0 else 0.0
     return (
-        f"{summary.packs} packs: {summary.whole} whole, {summary.degraded} degraded, {summary.lost} lost. "
-        f"{summary.shards} shards, {size(summary.bytes_read)} read in {duration(summary.seconds)} "
+        f"{counted(summary.packs, 'pack')}: {summary.whole} whole, {summary.degraded} degraded, "
+        f"{summary.lost} lost. "
+        f"{counted(summary.shards, 'shard')}, {size(summary.bytes_read)} read in {duration(summary.seconds)} "
         f"({size(int(rate))}/s)."
     )
 
@@ -236,20 +251,20 @@ def _index(status: Status) -> str:
 
 def _packs(status: Status) -> str:
     packs = status.packs
-    counted = f", counted {packs.counted_s_ago:.0f} s ago" if packs.counted_s_ago >= 1 else ""
+    age = f", counted {packs.counted_s_ago:.0f} s ago" if packs.counted_s_ago >= 1 else ""
     return (
-        f"{packs.packs} packs, {size(packs.bytes_stored)}; {packs.degraded} degraded, "
+        f"{counted(packs.packs, 'pack')}, {size(packs.bytes_stored)}; {packs.degraded} degraded, "
         f"{packs.unreadable} unreadable, {packs.debts} owed a rewrite, "
-        f"{packs.shards_missing} shards missing{counted}; since the start {packs.repaired} repaired "
-        f"({packs.repairs_waiting} waiting), {packs.debts_paid} debts paid"
+        f"{counted(packs.shards_missing, 'shard')} missing{age}; since the start {packs.repaired} repaired "
+        f"({packs.repairs_waiting} waiting), {counted(packs.debts_paid, 'debt')} paid"
     )
 
 
 def _space(status: Status) -> str:
     packs = status.packs
     return (
-        f"{size(packs.bytes_dead)} deleted and not given back yet, {packs.mergeable} packs small or "
-        f"mostly dead; since the start {size(packs.bytes_reclaimed)} given back"
+        f"{size(packs.bytes_dead)} deleted and not given back yet, {counted(packs.mergeable, 'pack')} small "
+        f"or mostly dead; since the start {size(packs.bytes_reclaimed)} given back"
     )
 
 

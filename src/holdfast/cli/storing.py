@@ -13,6 +13,7 @@ from rich.text import Text
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Unavailable
+from holdfast.base.wording import counted
 from holdfast.cli.client import NodeClient
 from holdfast.cli.output import console, duration, show, size, styled
 from holdfast.node.config import Config
@@ -113,11 +114,14 @@ def _drain_sentence(drain: DrainStatus) -> str:
     what = f"was replaced by {drain.replaced_by} and is" if drain.replaced_by else "is"
     if drain.empty:
         return f"{what} empty: it {'goes by itself' if drain.replaced_by else 'can be removed'}."
-    left = f"{what} being emptied: {drain.shards_left} shards ({size(drain.bytes_left)}) are left"
+    verb = "is" if drain.shards_left == 1 else "are"
+    left = (
+        f"{what} being emptied: {counted(drain.shards_left, 'shard')} ({size(drain.bytes_left)}) {verb} left"
+    )
     if drain.seconds_left is not None and drain.rate_bytes_s >= 1:
         left += f", {size(int(drain.rate_bytes_s))}/s, about {duration(drain.seconds_left)}"
     if drain.stuck:
-        left += f"; {drain.stuck} packs cannot be moved now ({drain.reason})"
+        left += f"; {counted(drain.stuck, 'pack')} cannot be moved now ({drain.reason})"
     return f"{left}."
 
 

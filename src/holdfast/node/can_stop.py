@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
+from holdfast.base.wording import counted
 from holdfast.node.others import Remote
 
 CAN_STOP_PATH = "/-/can-stop"
@@ -61,11 +62,14 @@ def may_stop(view: StopView) -> CanStop:
         others = f" ({', '.join(view.silent)} should be)" if view.silent else ""
         reasons.append(f"No other node is ready to serve{others}.")
     if view.packs_lost:
-        packs = "1 pack" if view.packs_lost == 1 else f"{view.packs_lost} packs"
-        reasons.append(f"{packs} could not be read without the stores of this node.")
+        reasons.append(
+            f"{counted(view.packs_lost, 'pack')} could not be read without the stores of this node."
+        )
     if view.packs_unreadable:
-        packs = "1 pack cannot" if view.packs_unreadable == 1 else f"{view.packs_unreadable} packs cannot"
-        reasons.append(f"{packs} be read even now: what this node has may be needed to make them again.")
+        reasons.append(
+            f"{counted(view.packs_unreadable, 'pack')} cannot be read even now: what this node has may be "
+            "needed to make them again."
+        )
     if view.stores < view.stores_needed:
         reasons.append(
             f"A write needs {view.stores_needed} stores at least, and of those of other nodes "

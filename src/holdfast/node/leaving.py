@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
+from holdfast.base.wording import counted
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.packs.layout import Layout
 from holdfast.packs.rows import decode_row
@@ -39,18 +40,20 @@ class Cost(Struct):
         """What would be lost, for a person."""
         found = []
         if self.lost:
-            found.append(f"{_packs(self.lost)} would be lost for good")
+            found.append(f"{counted(self.lost, 'pack')} would be lost for good")
         if self.remaining[0]:
-            found.append(f"{_packs(self.remaining[0])} could lose no further store")
+            found.append(f"{counted(self.remaining[0], 'pack')} could lose no further store")
         if rest := sum(count for left, count in self.remaining.items() if left > 0):
             least = min(left for left in self.remaining if left > 0)
-            found.append(f"{_packs(rest)} could lose {least} more")
+            found.append(f"{counted(rest, 'pack')} could lose {least} more")
         return found
 
     def once_gone(self, holder: str, more: Sequence[str] = ()) -> list[str]:
         """What is to be said to whoever did without `holder` all the same. What is lost is not made again."""
         rest = [*self.sentences()[bool(self.lost) :], *more]
-        said = [f"{_packs(self.lost)} cannot be read without what {holder} held."] if self.lost else []
+        said = (
+            [f"{counted(self.lost, 'pack')} cannot be read without what {holder} held."] if self.lost else []
+        )
         if rest:
             what = f"What else {holder} held" if self.lost else f"What {holder} held"
             said.append(f"{what} is made again from the others; until then {', '.join(rest)}.")
@@ -109,7 +112,3 @@ def weaker_levels(
 
 def _survives(scheme: Scheme, topology: Topology, stores: Sequence[StoreId]) -> Mapping[Level, int]:
     return survived(topology, place(topology, scheme.n, stores), scheme.k)
-
-
-def _packs(count: int) -> str:
-    return f"{count} pack" if count == 1 else f"{count} packs"

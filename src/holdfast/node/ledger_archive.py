@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 from holdfast.base.clock import Clock
 from holdfast.base.errors import HoldfastError
 from holdfast.base.randomness import Randomness
+from holdfast.base.wording import counted
 from holdfast.chores.chore import Progress
 from holdfast.health.ledger_uptime import DAY_S
 from holdfast.node.ledger_files import DAYS_YEARS, LedgerFiles
@@ -134,7 +135,7 @@ class ArchiveLedger:
 
     def progress(self) -> Progress:
         """Packs written since the start."""
-        detail = f"{self.restored} parts were put back from packs" if self.restored else ""
+        detail = f"{counted(self.restored, 'part')} put back from packs" if self.restored else ""
         return Progress(self.written, None, "packs", detail)
 
     async def step(self) -> bool:
@@ -227,7 +228,7 @@ class ArchiveLedger:
             await self._run(self._files.restore, kind, label, content)
             self.restored += 1
         if self.restored:
-            self._tell(f"{self.restored} parts of the old ledger were put back from packs")
+            self._tell(f"{counted(self.restored, 'part')} of the old ledger put back from packs")
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         return await self._lane.run(function, *arguments, timeout_s=TIMEOUT_S)

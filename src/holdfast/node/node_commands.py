@@ -13,6 +13,7 @@ from msgspec import Struct
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
+from holdfast.base.wording import counted
 from holdfast.cluster.rows import (
     FORMAT,
     NodeRow,
@@ -148,12 +149,22 @@ class NodeCommands:
         begun = []
         try:
             for slot in wanted:
-                asked = {"slot": slot, "cancel": "yes" if cancel else "", "force": "yes" if forced else ""}
+                asked = {
+                    "slot": slot,
+                    "cancel": "yes" if cancel else "",
+                    "force": "yes" if forced else "",
+                    "together": ",".join(was),
+                }
                 await self._commands.do("drain", asked)
                 begun.append(slot)
-        except HoldfastError:
+        except HoldfastError as error:
             for slot in begun:
                 await self._commands.do("drain", {"slot": slot, "cancel": "" if cancel else "yes"})
+            if isinstance(error, InvalidInput):
+                raise InvalidInput(
+                    f"Node {name} with its {counted(len(was), 'store')} cannot be emptied. {error.message}",
+                    hint=error.hint,
+                ) from None
             raise
         joining.presence.announce()
         if cancel:
@@ -190,7 +201,8 @@ class NodeCommands:
         cost = await cost_of_all_leaving(self._index, stores, there, self._commands.others(()) - stores)
         if cost.shards and not forced:
             raise InvalidInput(
-                f"Stores of node {name} hold {cost.shards} shards that are not elsewhere; without them "
+                f"Stores of node {name} hold {counted(cost.shards, 'shard')} that "
+                f"{'is' if cost.shards == 1 else 'are'} not elsewhere; without them "
                 f"{', '.join(cost.sentences())}.",
                 hint="Wait until they are written elsewhere, or say --force to accept that.",
             )

@@ -11,6 +11,7 @@ from enum import Enum
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
+from holdfast.base.wording import counted, of_all
 from holdfast.health.webhook import WebhookStatus
 from holdfast.index.port import IndexState, IndexStatus, MemberStatus
 from holdfast.recovery.keeping import RecoveryStatus, sentences_of
@@ -254,23 +255,26 @@ def judge(
         sentences.append(index.remark)
     if wrong := [store for store in stores if store.wrong_blocks]:
         total = sum(store.wrong_blocks for store in wrong)
-        sentences.append(f"{total} wrong blocks were found on {_slots(wrong)} and corrected from others.")
+        found = f"{counted(total, 'wrong block')} {'was' if total == 1 else 'were'} found"
+        sentences.append(f"{found} on {_slots(wrong)} and corrected from others.")
         actions.append("Run `holdfast verify` to see all of it; a disk that goes on like this is dying.")
     if packs.degraded:
         state = NodeState.DEGRADED
         sentences.append(
-            f"{packs.degraded} of {packs.packs} packs have less redundancy than they should "
-            f"({packs.shards_missing} shards missing)."
+            f"{of_all(packs.degraded, packs.packs, 'pack', 'has', 'have')} less redundancy than "
+            f"{'it' if packs.degraded == 1 else 'they'} should "
+            f"({counted(packs.shards_missing, 'shard')} missing)."
         )
     if packs.debts:
         state = NodeState.DEGRADED
         sentences.append(
-            f"{packs.debts} of {packs.packs} packs were written with fewer stores than promised; "
-            "they are written again when stores allow."
+            f"{of_all(packs.debts, packs.packs, 'pack', 'was', 'were')} written with fewer stores than "
+            "promised; this is mended when stores allow."
         )
     if packs.unreadable:
         state = NodeState.UNAVAILABLE
-        sentences.append(f"{packs.unreadable} of {packs.packs} packs cannot be read until stores return.")
+        packs_of_all = of_all(packs.unreadable, packs.packs, "pack", "cannot", "cannot")
+        sentences.append(f"{packs_of_all} be read until stores return.")
     if index.state is not IndexState.SERVING:
         state = NodeState.UNAVAILABLE
         sentences.append(f"The index is {index.state.value}: nothing can be read or written.")

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from holdfast.base.errors import Fenced, InvalidInput
 from holdfast.base.ids import StoreId
+from holdfast.base.wording import counted
 from holdfast.index.port import Index
 from holdfast.node.changing import Changes
 from holdfast.node.cluster import Draining
@@ -98,7 +99,8 @@ class StoreCommands:
         forced = bool(asked.get("force"))
         if line.draining is Draining.FORCED or (line.draining is Draining.YES and not forced):
             return Done((f"{slot} is being emptied already.",), slot)
-        others = self._others(slot)
+        # A node that is emptied empties all of its stores: then none of them takes what the others hold.
+        others = self.others({slot, *asked.get("together", "").split(",")})
         cost = await self._cost(held, others)
         price = self._price(cost, held, others)
         if not others:
@@ -129,7 +131,8 @@ class StoreCommands:
     def _price(self, cost: Cost, held: Held, others: frozenset[StoreId]) -> list[str]:
         """What would become of the promise without a store."""
         found = [
-            f"{count} packs of {scheme.name} need {scheme.n} stores and {len(others)} would be left"
+            f"{counted(count, 'pack')} of {scheme.name} {'needs' if count == 1 else 'need'} {scheme.n} "
+            f"stores and {len(others)} would be left"
             for scheme, count in cost.short.items()
         ]
         default = self._default_scheme
@@ -315,4 +318,4 @@ def _holds(cost: Cost) -> str:
     while value >= 1024 and len(units) > 1:
         value /= 1024
         units.pop(0)
-    return f"{cost.shards} {'shard' if cost.shards == 1 else 'shards'} ({value:.1f} {units[0]})"
+    return f"{counted(cost.shards, 'shard')} ({value:.1f} {units[0]})"

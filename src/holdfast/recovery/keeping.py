@@ -7,6 +7,7 @@ from msgspec import Struct
 from holdfast.base.clock import Clock
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
+from holdfast.base.wording import counted
 from holdfast.index.port import Index
 from holdfast.packs.named import NamedPacks
 from holdfast.recovery.journal import Journal
@@ -100,10 +101,8 @@ def sentences_of(status: RecoveryStatus) -> list[str]:
             "behind the index: that much would be lost with it."
         )
     if status.unreadable:
-        count = len(status.unreadable)
-        parts = "1 part" if count == 1 else f"{count} parts"
         sentences.append(
-            f"{parts} of the journal or a snapshot cannot be read any more: a snapshot is being made that "
-            "does without."
+            f"{counted(len(status.unreadable), 'part')} of the journal or a snapshot cannot be read any "
+            "more: a snapshot is being made that does without."
         )
     return sentences

@@ -8,7 +8,7 @@ user's alone.
 import fcntl
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -110,10 +110,14 @@ def _new_shape(nodes: int, regions: int, port: int) -> Shape:
 
 def _free_port(stack: ExitStack, wanted: int = 0) -> int:
     taken = stack.enter_context(socket.socket())
-    try:
-        taken.bind((HOST, wanted))
-    except OSError:
-        taken.bind((HOST, 0))
+    if wanted:
+        # As whoever listens there does: connections that were closed a minute ago do not count.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            taken.bind((HOST, wanted))
+            return wanted
+        taken = stack.enter_context(socket.socket())
+    taken.bind((HOST, 0))
     return int(taken.getsockname()[1])
 
 
