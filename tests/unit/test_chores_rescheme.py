@@ -129,6 +129,27 @@ async def test_every_pack_of_a_bucket_follows_there_and_back() -> None:
         await house.assert_right()
 
 
+async def test_what_a_bucket_wants_again_in_the_middle_of_a_walk_is_not_weakened_on_the_way() -> None:
+    house = await House().open()
+    for number in range(6):
+        await asyncio.gather(*[house.put(bucket, f"{number}", b"x" * 90_000) for bucket in (A, B)])
+    for bucket in (A, B):
+        await house.objects.set_bucket_scheme(bucket, "mirror-2")
+    await house.chore.step()
+    await house.objects.set_bucket_scheme(B, "rs-4-2")
+    before = await house.packs()
+    while await house.chore.step():
+        now = await house.packs()
+        for number in range(6):
+            (row,) = await house.rig.index.get([keys.head_row(B, str(number).encode())])
+            assert row is not None
+            (extent,) = rows.decode_head(row.value).current.extents
+            assert now[extent.pack].m >= before.get(extent.pack, RS).m, f"{number} of {B} has less now"
+    await house.run()
+    assert WEAK in (await house.packs()).values()
+    await house.assert_right()
+
+
 async def test_a_reader_sees_the_right_bytes_all_the_time() -> None:
     house = await House().open()
     for number in range(4):

@@ -39,7 +39,7 @@ class Decides(Protocol):
 
     async def schemes(self) -> dict[str, Scheme]: ...
 
-    async def decide(self, pack: PackId, now: Scheme, schemes: Mapping[str, Scheme]) -> Decision: ...
+    async def decide(self, pack: PackId, now: Scheme) -> Decision: ...
 
     async def divide(self, pack: PackId, leaving: Mapping[Scheme, frozenset[str]]) -> bool: ...
 
@@ -146,7 +146,7 @@ class Rescheme:
         promised = await self._promised(pack)
         if promised is None or set(self._schemes.values()) == {promised}:
             return False
-        decision = await self._decides.decide(pack, promised, self._schemes)
+        decision = await self._decides.decide(pack, promised)
         changed = False
         if decision.promised != promised:
             outcome = await self._rewriter.rewrite(pack, Reason.SCHEME, Target(promised=decision.promised))

@@ -77,15 +77,22 @@ class Rescheming:
                 return found
             start = page[-1].key + b"\0"
 
-    async def decide(self, pack: PackId, now: Scheme, schemes: Mapping[str, Scheme]) -> Decision:
-        """What becomes of a pack. Raises what reading its manifest raises."""
+    async def decide(self, pack: PackId, now: Scheme) -> Decision:
+        """What becomes of a pack, by what its buckets want at this moment: one may have been made, or want
+        more, since somebody began to look at all packs. Raises what reading its manifest raises."""
         survey = await self._surveyor.survey([pack])
         buckets = {claim.where.bucket for claim in (*survey.owners, *survey.sharers)}
         buckets |= {upload.where.bucket for upload in survey.uploads}
         divisible = pack in survey.needed and survey.complete
         if not divisible:
             buckets |= await self._named(pack)
-        wanted = {bucket: schemes[bucket] for bucket in buckets if bucket in schemes}
+        names = sorted(buckets)
+        found = await self._index.get([keys.bucket_row(name) for name in names])
+        wanted = {
+            name: rows.decode_bucket(row.value).scheme
+            for name, row in zip(names, found, strict=True)
+            if row is not None
+        }
         return decide(now, wanted, divisible=divisible)
 
     async def _named(self, pack: PackId) -> set[str]:
