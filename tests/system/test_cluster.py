@@ -173,6 +173,11 @@ def test_any_node_serves_and_the_end_of_one_stops_nobody(nodes: list[ClusterNode
     assert body_of(three, "large") == b"".join(bytes([number]) * 5 * MIB for number in (1, 2, 3))
     for node in (one, three):
         wait_until(f"{node.name} to find n2 silent", lambda node=node: sees(node, 1, "silent"))
+    lines = one.holdfast("store", "list").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        [n, d] for n in ("n1", "n3") for d in ("disk1", "disk2")
+    ]
+    assert lines[-1] == "The stores of n2 are not shown: it is silent"
 
     code, reasons = may_stop(one)
     assert code == 412

@@ -199,3 +199,15 @@ def test_the_figure_of_a_store() -> None:
     assert (found.detect_mean_s, found.repair_mean_s) == (1.0, 30.0)
     unknown = store_uptime(history(*records), NOW, HOUR_S, 99.0, "disk9")
     assert unknown.availability_percent is None
+
+
+def test_a_store_is_not_out_for_longer_than_there_is_data() -> None:
+    """Changes are on record at once, the minutes that they lie in when these are over."""
+    records = [minute(1, 1, stores=(StoreCell("disk2", away_ms=20_000),))]
+    changes = [StoreChange(NOW - 80_000, "disk2", "healthy", "down", "gone")]
+    found = store_uptime(history(*records, *changes), NOW, HOUR_S, 99.0, "disk2")
+    assert found.longest is not None
+    assert found.longest.seconds <= found.downtime_s == 20.0
+    nothing = store_uptime(history(minute(2, 1), *changes), NOW, HOUR_S, 99.0, "disk2")
+    assert nothing.downtime_s == 0.0
+    assert nothing.longest is None

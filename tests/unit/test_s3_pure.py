@@ -365,3 +365,8 @@ def test_errors_tell_what_a_client_needs_to_mend_them() -> None:
     }
     wrong = o.InvalidPart("x", part=3, etag="f")
     assert to_s3_error(wrong, reading=False).facts == {"PartNumber": "3", "ETag": "f"}
+
+
+def test_what_goes_on_with_a_hint_that_is_not_told_ends_as_a_sentence() -> None:
+    told = to_s3_error(Unavailable("Fewer than 4 shards answer:", hint="disk1 is away."), reading=True)
+    assert told.message == "Fewer than 4 shards answer."

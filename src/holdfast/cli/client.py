@@ -45,7 +45,8 @@ class NodeClient:
         runtime = read_runtime(config.data)
         if runtime is None:
             raise Unavailable(
-                f"No node is running on {config.data}.", hint=f"{_START}, or name another --data."
+                f"No node is running on {config.data}.",
+                hint=f"{_START}, or name its data folder: with --data, or as data in its configuration file.",
             )
         self._credentials = read_credentials(config)
         self.endpoint = endpoint or runtime.endpoint

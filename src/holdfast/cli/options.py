@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
-from holdfast.node.config import Config, Given, make_config
+from holdfast.node.config import DATA_DEFAULT, Config, Given, make_config
 from holdfast.node.config_file import load_config_file
 
 _CONFIG_DEFAULT = Path("holdfast.toml")
@@ -26,5 +27,12 @@ def config_file(path: Path | None) -> Path | None:
 
 def read_config(path: Path | None, given: Given) -> Config:
     """What the configuration file and then `given` say."""
-    file = config_file(path)
-    return make_config([given] if file is None else [load_config_file(file), given], Path.cwd())
+    file, here = config_file(path), Path.cwd()
+    if file is None:
+        return make_config([given], here)
+    said = load_config_file(file)
+    beside = file.absolute().parent / DATA_DEFAULT
+    if said.data is None and given.data is None and beside.is_dir() and not (here / DATA_DEFAULT).is_dir():
+        # The node was started where the file is, and whoever asks is elsewhere.
+        given = replace(given, data=beside)
+    return make_config([said, given], here)

@@ -22,7 +22,7 @@ from holdfast.base.errors import InvalidInput
 from holdfast.cli.output import console, show
 from holdfast.health.ledger import away_since
 from holdfast.health.ledger_records import ALL, Beat
-from holdfast.health.ledger_uptime import AwayTime, Burn, Uptime, store_uptime, uptime
+from holdfast.health.ledger_uptime import AwayTime, Burn, Uptime, buckets_in, store_uptime, uptime
 from holdfast.node.cluster import read_cluster
 from holdfast.node.config import Config
 from holdfast.node.ledger_files import LedgerFiles
@@ -109,6 +109,7 @@ def _answer(
     # Burn rates look back three days, however short the window is.
     start_ms = now_ms - max(window_s, 3 * 86_400) * 1000
     loaded = files.load(start_ms, now_ms, until_now)
+    _check_bucket(bucket, buckets_in(loaded.history))
     if store is None:
         figure = uptime(
             loaded.history, now_ms, window_s, objective_percent, bucket=bucket, operation=operation
@@ -137,6 +138,15 @@ def _operation(name: str | None) -> str:
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {names[near[0]]}?" if near else "as GetObject or PutObject."
     raise InvalidInput(f"{name!r} is not an operation of S3:", hint=hint)
+
+
+def _check_bucket(bucket: str, known: set[str]) -> None:
+    """Raises InvalidInput: where a bucket has no figure the node's own stands in, and would for any name."""
+    if bucket == ALL or bucket in known:
+        return
+    near = difflib.get_close_matches(bucket, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "nobody asked for it in that time; try a longer --window."
+    raise InvalidInput(f"No request to a bucket {bucket!r} is on record:", hint=hint)
 
 
 def _check_store(config: Config, slot: str | None) -> None:

@@ -60,6 +60,13 @@ class History(Struct, frozen=True):
     lost: int = 0
 
 
+def buckets_in(history: History) -> set[str]:
+    """All of which a request is on record."""
+    found = {bucket for facts in history.minutes.values() for bucket, _ in facts.cells}
+    found |= {view.bucket for period in history.periods for view in period.views}
+    return found - {ALL}
+
+
 class Interruption(Struct, frozen=True):
     """When nothing was served. `wall` is seconds since 1970 UTC."""
 
@@ -170,7 +177,12 @@ def uptime(
 def store_uptime(history: History, now_ms: int, window_s: int, objective_percent: float, slot: str) -> Uptime:
     """The figure of a store: its calls, and the time it could not be used."""
     total = _store_total(history, now_ms - window_s * 1000, now_ms, slot)
-    down = _longest(_down_spans(history.changes, slot, now_ms - window_s * 1000, now_ms))
+    # Changes are on record at once, minutes when they are over: neither says more than the other.
+    known_ms = min(now_ms, (max(history.minutes) + 1) * MINUTE_MS) if history.minutes else now_ms
+    down = _longest(_down_spans(history.changes, slot, now_ms - window_s * 1000, known_ms))
+    if down is not None and down.length_ms > total.unavailable_ms:
+        end_ms = down.start_ms + total.unavailable_ms
+        down = Segment(down.start_ms, end_ms) if total.unavailable_ms else None
     as_stretch = Stretch(
         known_ms=total.known_ms,
         away_ms=total.away_ms,

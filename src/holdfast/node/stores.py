@@ -43,12 +43,14 @@ class DrainStatus(Struct, frozen=True):
 
 class StoreLine(Struct, frozen=True, kw_only=True):
     """One slot. `shards` and `bytes_held` are by the last count of the packs; `fill` is `bytes_held` of what
-    the store could hold. `holds_index` says that a member of the index's log lies there."""
+    the store could hold. `holds_index` says that a member of the index's log lies there. `node` is whose it
+    is, where there are several."""
 
     slot: str
     store: StoreId | None
     path: str
     state: str
+    node: str = ""
     reason: str = ""
     region: str
     zone: str
@@ -66,7 +68,8 @@ class StoreLine(Struct, frozen=True, kw_only=True):
 
 
 class StoreList(Struct, frozen=True):
-    """All slots; how far the most unevenly filled store is from even; what rebalancing does."""
+    """All slots; how far the most unevenly filled store is from even; what rebalancing does. `unasked` are
+    nodes whose stores are not among them, and why."""
 
     stores: tuple[StoreLine, ...]
     uneven: float = 0.0
@@ -74,6 +77,7 @@ class StoreList(Struct, frozen=True):
     bytes_moved: int = 0
     bytes_to_move: int = 0
     remarks: tuple[str, ...] = ()
+    unasked: tuple[tuple[str, str], ...] = ()
 
 
 class Done(Struct, frozen=True):

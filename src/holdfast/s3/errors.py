@@ -356,7 +356,8 @@ def _sentence(error: HoldfastError, code: Code) -> str:
     if code.status < 500:
         return str(error)
     text = str(error) if isinstance(error, BelowFloor) else error.message
-    return code.message if _PATH.search(text) else text
+    # What ends in a colon goes on with the hint.
+    return code.message if _PATH.search(text) else re.sub(r":\Z", ".", text)
 
 
 def _facts(error: HoldfastError) -> dict[str, str]:
