@@ -27,6 +27,7 @@ from holdfast.chores.collect import Collect
 from holdfast.chores.compact import Candidate, Compact
 from holdfast.chores.heal_queue import Wound
 from holdfast.chores.repair import Repair
+from holdfast.chores.replaced import FindReplaced
 from holdfast.chores.rescheme import Rescheme
 from holdfast.cluster.fences import Ticket
 from holdfast.index.port import Expect, Outcome, Row, Unknown
@@ -162,6 +163,12 @@ class _VoidTicket(Ticket):
 
 
 MUTANTS = (
+    Mutant(
+        "gone",
+        "what a write under way placed on a store that had gone is not looked for again",
+        lambda: [patch.object(FindReplaced, "counted", lambda self, homes: None)],
+        caught_by="simulation/test_store_gone.py::test_what_went_with_a_store_during_an_upload_is_written_again",
+    ),
     Mutant("early", "a write is acknowledged with its first durable shard", _acknowledge_early),
     Mutant("floor", "a write is acknowledged with as many shards as a read needs", _low_floor),
     Mutant(

@@ -1,6 +1,6 @@
-"""Stores that leave for good while a large object is on its way: its first packs lie on them already, and no
-row says so until all of it is there, so that nothing and nobody knows that these shards have to be written
-again.
+"""Stores that leave for good, at the worst of moments: while a large object is on its way, whose first packs
+lie on them already though no row says so until all of it is there, so that nobody knows that these shards
+have to be written again; and while more stores are away than may be lost.
 
 What must hold: what is acknowledged can be read, and has in the end all the shards that it was promised.
 """
@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from holdfast.base.errors import Unavailable
+from holdfast.base.errors import InvalidInput, Unavailable
 from holdfast.base.ids import StoreId, parse_shard_name
 from holdfast.objects import model as m
 from holdfast.objects.errors import NoSuchKey
@@ -45,9 +45,12 @@ async def _begin() -> tuple[World, asyncio.Task[object], list[StoreId]]:
     return world, under_way, homes
 
 
+async def _command(world: World, action: str, **asked: str) -> None:
+    await world.call(lambda node: node.managing.commands.do(action, asked))
+
+
 async def _remove(world: World, store: StoreId) -> None:
-    asked = {"slot": str(store), "force": "yes"}
-    await world.call(lambda node: node.managing.commands.do("remove", asked))
+    await _command(world, "remove", slot=str(store), force="yes")
 
 
 async def _read(world: World) -> bytes:
@@ -85,6 +88,31 @@ def test_an_upload_of_which_too_much_went_with_its_stores_is_refused_and_leaves_
         await until_tidy(world)
         assert not scan(world, b"pack/")
         assert not any(parse_shard_name(name) for slot in world.slots_in_use() for name in slot.memory.medium)
+        await world.stop()
+
+    run_virtual(run())
+
+
+def test_a_store_is_not_replaced_while_what_it_held_could_not_be_made_again() -> None:
+    async def run() -> None:
+        world = World("store gone", HOUSE)
+        await world.start()
+        await world.call(lambda node: node.objects.create_bucket("bucket", None))
+        data = make_bytes("large", 3 * PIECE)
+        put = m.PutObject(bucket="bucket", key="large", body=SimulatedBody(data, world.clock))
+        await world.call(lambda node: node.objects.put_object(put))
+        homes = [slot for slot in world.slots if any(map(parse_shard_name, slot.memory.medium))]
+        for slot in homes[:3]:
+            slot.script.vanished = True
+        await world.clock.sleep(5.0)
+        path = str(world.add_slot().path)
+        with pytest.raises(InvalidInput, match="1 pack would be lost for good"):
+            await _command(world, "replace", slot=homes[0].name, path=path)
+        homes[1].script.vanished = homes[2].script.vanished = False
+        await world.clock.sleep(5.0)
+        await _command(world, "replace", slot=homes[0].name, path=path)
+        assert await _read(world) == data
+        await until_whole(world)
         await world.stop()
 
     run_virtual(run())

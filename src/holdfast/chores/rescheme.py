@@ -174,6 +174,9 @@ class Waiting:
 
     def __init__(self, chore: Chore, busy: Callable[[], bool]) -> None:
         self._chore = chore
+        # Asked once: whether a chore has them is slow to find out, and does not change.
+        self._progress = chore if isinstance(chore, HasProgress) else None
+        self._pressing = chore if isinstance(chore, HasPressure) else None
         self._busy = busy
         self.name = chore.name
         self.at_work = False
@@ -190,12 +193,12 @@ class Waiting:
 
     def progress(self) -> Progress:
         """As the chore's."""
-        return self._chore.progress() if isinstance(self._chore, HasProgress) else Progress()
+        return self._progress.progress() if self._progress is not None else Progress()
 
     @property
     def pressure(self) -> float:
         """As the chore's."""
-        return self._chore.pressure if isinstance(self._chore, HasPressure) else 0.0
+        return self._pressing.pressure if self._pressing is not None else 0.0
 
     async def step(self) -> bool:
         """As the chore's, unless it waits."""

@@ -58,12 +58,14 @@ def drain(
 def replace(
     slot: SlotArgument,
     path: Annotated[Path, typer.Argument(help="An empty directory, which takes the slot over.")],
+    force: ForceOption = False,
     data: DataOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Have an empty directory take the place of a store, which is copied to it or made again."""
-    _command("replace", {"slot": slot, "path": _whole(path)}, data, config, json)
+    asked = {"slot": slot, "path": _whole(path), "force": _yes(force)}
+    _command("replace", asked, data, config, json)
 
 
 @app.command()

@@ -41,15 +41,17 @@ class Changes:
             keeper.held[place.slot] = held
             keeper.remap()
 
-    async def replace(self, slot: str, path: Path) -> str | None:
+    async def replace(self, slot: str, path: Path, *, keep: bool = False) -> str | None:
         """Have an empty directory take a slot over. The store that was there is kept under another name,
         which is returned, until it is empty, if it can be read; else it is retired, and what it held is made
-        again. Raises as `admit`."""
+        again, unless it is to be kept: then nothing is done. Raises as `admit`."""
         keeper = self._keeper
         async with keeper.changing:
             await keeper.quiet(slot)
             cluster, held, line = keeper.cluster, keeper.held[slot], keeper.cluster.slots[slot]
             readable = held.opened is not None
+            if keep and not readable:
+                raise Fenced(f"{slot} went away at this moment.", hint="Look why, or say it again.")
             old = replace(held, place=replace(held.place, slot=slot_beside(slot, keeper.held)))
             redirected = "" if line.added else line.instead_of or line.path
             redirected = redirected if redirected != str(path) else ""

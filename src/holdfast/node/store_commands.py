@@ -2,7 +2,8 @@
 
 Each command is checked first, against what is there now and what would be left, and refused with what would
 be lost; only then does anything change. What must hold: a store that still holds something is let go of only
-with `force`; the index is out of a store before the store goes; and commands come one after the other.
+with `force`, and one that cannot be read is replaced only with it while what it held could not be made again;
+the index is out of a store before the store goes; and commands come one after the other.
 """
 
 import asyncio
@@ -169,7 +170,16 @@ class StoreCommands:
         held = keeper.held[slot]
         before = str(held.place.path)
         self._membership.check_can_do_without(slot)
-        old = await self._changes.replace(slot, path)
+        readable = held.opened is not None
+        if not readable and not asked.get("force"):
+            # It would be refused when it comes back: what only it still has is lost from then on.
+            cost = await self._cost(held, self._others(slot))
+            if cost.lost:
+                raise InvalidInput(
+                    f"{before} cannot be read now, and without it {', '.join(cost.sentences())}.",
+                    hint="Bring it back, or other stores that are away; or say --force to accept that.",
+                )
+        old = await self._changes.replace(slot, path, keep=readable)
         await self._membership.moved(slot)
         self._tell(f"store {slot} was replaced: it is at {path} now")
         what = (
