@@ -32,6 +32,7 @@ BALANCER_PATH = "/-/balancer"
 _KEPT_OF_LARGE_BYTES = 1 << 20
 """Of bodies that are not kept whole: what may have come before it is known that nobody listens at a node."""
 assert _KEPT_OF_LARGE_BYTES > 2 * BUFFER_BYTES
+_TOO_MUCH_KEPT = 507
 _COME_BACK_S = 1
 """What clients are told to wait when no node could be asked."""
 
@@ -221,6 +222,8 @@ def _elsewhere(wait: str) -> Json:
 def _own_answers() -> Json:
     """What Envoy itself answers when no node did: in the words of S3, so that clients know what to do."""
     told = {
+        # Its own word for a body that grew beyond what is kept before any node took it: nothing is full.
+        _TOO_MUCH_KEPT: ("EQ", "ServiceUnavailable", "No node could be asked. Please try again."),
         500: ("GE", "ServiceUnavailable", "No node could be asked. Please try again."),
         408: ("EQ", "RequestTimeout", "The request did not arrive in time."),
         400: ("GE", "BadRequest", "The request is not HTTP as it should be."),
@@ -242,11 +245,12 @@ def _mapper(op: str, status: int, body: Json) -> Json:
             "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
         }
     ]
-    return {
+    found: Json = {
         "filter": {"status_code_filter": {"comparison": comparison}},
         "body_format_override": body,
         "headers_to_add": again if status >= 500 else [],
     }
+    return found | ({"status_code": 503} if status == _TOO_MUCH_KEPT else {})
 
 
 def _error(code: str, message: str) -> Json:
