@@ -135,13 +135,14 @@ class ClusterTroubles:
                     world.network.part(machine.name, INDEX)
 
     async def return_(self, region: int) -> None:
-        """It is there again."""
+        """It is there again, its nodes started anew: a process that could not ask the index for longer than
+        it is patient does not know for an hour whether a pack was made, and graves wait for it."""
         self._world.trace.note("region", region, "returns")
         self._world.network.heal()
         for machine in self._of(region):
             machine.proceed()
-            if machine.process is None:
-                await machine.start()
+            await machine.crash()
+            await machine.start()
 
     def _of(self, region: int) -> list[Machine]:
         return [machine for machine in self._world.machines if self._world.region(machine.name) == region]

@@ -81,6 +81,7 @@ async def _run(seed: int) -> Finished:
         await until_settled(world, book)
         await until_whole(world)
         await _until_spread(world)
+        world.far = False
         await prove(world, book, clients[0], BUCKETS, SHARED_KEYS)
     except BaseException as error:
         tests = "tests/simulation/test_cluster_regions.py"
@@ -124,11 +125,20 @@ async def _lose_a_region(
     # The index is the simulation's own, and its loss is no matter here: any region may go.
     region = plan.below(3)
     others = [machine for machine in world.machines if world.region(machine.name) != region]
-    at_work = asyncio.ensure_future(_work(clients, plan, 8.0))
-    await world.clock.sleep(4.0 * plan.fraction())
+    at_work = asyncio.ensure_future(_work(clients, plan, 3.0))
+    await world.clock.sleep(0.5 + plan.fraction())
+    disks = [slot for machine in others for slot in machine.slots]
+    late = disks[plan.below(len(disks))]
+    if plan.below(3):
+        # What is acknowledged without this disk has to survive the region all the same.
+        world.trace.note("hangs", late.memory.id)
+        late.script.hang = True
+        await world.clock.sleep(1.2 * plan.fraction())
     await troubles.lose(region, tuple(RegionFault)[plan.below(len(RegionFault))])
     for client in clients:
         client.among = others
+    await world.clock.sleep(1.0)
+    late.script.hang = False
     await at_work
     await world.clock.sleep(OUT_OF_USE_S)
     failed = len([one for one in book.answered if one.error])
