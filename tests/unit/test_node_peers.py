@@ -16,6 +16,7 @@ from holdfast.node.away import away_of, is_cut_off
 from holdfast.node.config import Given, StorePlace, make_config
 from holdfast.node.keeper import Keeper
 from holdfast.node.peers import Line, Peers
+from holdfast.node.report import other_statuses
 from holdfast.stores.measured import Operation
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.port import StoreFailed
@@ -118,6 +119,8 @@ async def test_how_far_a_node_is_is_measured_at_once_and_again(tmp_path: Path) -
     await world.clock.sleep(0.081)
     assert world.health.trip_s(ONE) == world.health.trip_s(TWO) == pytest.approx(0.080)
     assert world.health.has_far
+    lines = other_statuses(world.keeper.others.values(), world.health)
+    assert [(line.reason, line.trip_ms) for line in lines] == [("80 ms away", 80.0)] * 2
     world.far_s = 0.030
     await world.peers.round()
     assert world.health.trip_s(TWO) == pytest.approx(0.030)

@@ -62,6 +62,8 @@ def _other_status(other: Remote, health: StoreHealth) -> StoreStatus:
             reason = health.reason(other.id) or counts.last_error
         elif usage is not None and usage.bytes_free < FULL_BELOW_BYTES:
             state, reason = "full", "nothing is left above the reserve"
+        if not reason and health.nearness(other.id):
+            reason = f"{1000 * health.trip_s(other.id):.0f} ms away"
     elif state == Attachment.READY.value:
         state = "missing"
     return StoreStatus(
@@ -81,6 +83,7 @@ def _other_status(other: Remote, health: StoreHealth) -> StoreStatus:
         wrong_blocks=counts.wrong_blocks if counts else 0,
         overdue=counts.overdue if counts else 0,
         last_error=counts.last_error if counts else "",
+        trip_ms=round(1000 * health.trip_s(other.id), 3),
     )
 
 

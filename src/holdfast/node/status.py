@@ -39,7 +39,8 @@ class NodeState(Enum):
 class StoreStatus(Struct, frozen=True, kw_only=True):
     """One store. `state` is health's word, `full` for a healthy one without room, or `missing`, `foreign`,
     `swapped`, `removed` for one that is not attached; `reason` says why it is not healthy, or what it is
-    there for. Sizes are None when it does not answer."""
+    there for, or how far away it is. Sizes are None when it does not answer. `trip_ms` is the least round
+    trip to it lately, 0 for one of this node."""
 
     slot: str
     store: StoreId | None
@@ -57,6 +58,7 @@ class StoreStatus(Struct, frozen=True, kw_only=True):
     wrong_blocks: int = 0
     overdue: int = 0
     last_error: str = ""
+    trip_ms: float = 0.0
 
     @property
     def well(self) -> bool:
