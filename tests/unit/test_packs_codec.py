@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyeclib.ec_iface import ECDriver
 
-from holdfast.base.errors import Damaged
+from holdfast.base.errors import Damaged, InvalidInput
 from holdfast.base.ids import PackId
 from holdfast.packs import codec, isal
 from holdfast.packs.format import (
@@ -89,6 +89,18 @@ def test_a_single_bit_makes_a_stranger_wherever_it_is(k: int) -> None:
         wrong = bytearray(units[0])
         wrong[at] ^= 0x80
         assert codec.strangers(scheme, units | {0: wrong}, unit) == [k, k + 1]
+
+
+def test_where_there_is_no_library_a_node_says_so_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    isal.prepare()
+    monkeypatch.setattr(isal, "_names", lambda: iter(["no-such-library.so"]))
+    isal._library.cache_clear()
+    try:
+        for scheme in (Scheme(4, 2), Scheme(1, 2)):
+            with pytest.raises(InvalidInput, match="ISA-L"):
+                codec.prepare(scheme)
+    finally:
+        isal._library.cache_clear()
 
 
 def test_the_library_is_given_no_buffer_that_is_too_short_or_in_pieces() -> None:

@@ -115,7 +115,7 @@ def table(scheme: Scheme, basis: tuple[int, ...], wanted: tuple[int, ...]) -> Ta
 
 
 def prepare() -> None:
-    """Load the library, so that no request has to wait for it. Raises InvalidInput when there is none."""
+    """Load the library. Raises InvalidInput when there is none."""
     _library()
 
 
