@@ -17,7 +17,7 @@ _PIECE_BYTES = 128 << 10
 
 def prepare(scheme: Scheme) -> None:
     """Load the library and make the matrix of a scheme, so that no request has to wait for it, or is
-    the first to hear that there is no library, whatever the scheme. Raises InvalidInput when there is none."""
+    the first to hear that there is none, whatever the scheme. Raises InvalidInput then."""
     isal.prepare()
     if scheme.k > 1 and scheme.m:
         _encoder(scheme)
