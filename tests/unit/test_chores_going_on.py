@@ -87,6 +87,20 @@ async def test_looking_for_absent_shards_waits_for_repair() -> None:
         assert (await rig.verifier.verify(await rig.packs.rows.fresh(pack))).state is PackHealth.WHOLE
 
 
+async def test_looking_for_absent_shards_waits_for_the_proofs_of_what_was_written_again_too() -> None:
+    rig = build_rig()
+    packs = [(await write(rig, RS, bytes(9000))).extent.pack for _ in range(40)]
+    rig.memories[rig.stores[0]].wipe()
+    repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None, reports_max=16)
+    absent = FindAbsent(rig.attached, rig.index, repair.report, lambda: repair.has_room, page=4)
+    absent.look_at(rig.stores[0])
+    for _ in range(100):
+        await absent.step()
+        await repair.step()
+    for pack in packs:
+        assert (await rig.verifier.verify(await rig.packs.rows.fresh(pack))).state is PackHealth.WHOLE
+
+
 async def test_more_reports_than_there_is_room_for_are_let_go() -> None:
     rig = build_rig()
     repair = Repair(rig.rewriter, rig.verifier, rig.packs.rows, rig.clock, lambda *_: None, reports_max=4)

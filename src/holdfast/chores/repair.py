@@ -129,7 +129,7 @@ class Repair:
     @property
     def has_room(self) -> bool:
         """Whether there is room for many more reports; whoever looks for damage waits while not."""
-        return 2 * (len(self._new) + len(self._put_off)) < self._reports_max
+        return 2 * self.waiting < self._reports_max
 
     @property
     def is_urgent(self) -> bool:
