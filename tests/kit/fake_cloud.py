@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 
 class Refusal(NamedTuple):
@@ -46,6 +47,27 @@ class FakeCloud:
             told.append(f"<Deleted><Key>{key}</Key></Deleted>")
         return f"<DeleteResult>{''.join(told)}</DeleteResult>".encode()
 
+    def list(self, path: str) -> bytes:
+        """A page of names, in order."""
+        where, _, text = path.partition("?")
+        asked = {key: values[0] for key, values in parse_qs(text).items()}
+        root = f"{where.rstrip('/')}/"
+        after = asked.get("continuation-token") or asked.get("start-after", "")
+        names = sorted(name.removeprefix(root) for name in self.blobs if name.startswith(root))
+        names = [name for name in names if name.startswith(asked.get("prefix", "")) and name > after]
+        page = names[: int(asked.get("max-keys", "1000"))]
+        more = len(page) < len(names)
+        told = "".join(
+            f"<Contents><Key>{name}</Key><LastModified>2026-11-25T08:00:00.000Z</LastModified>"
+            f'<ETag>"1"</ETag><Size>{len(self.blobs[root + name])}</Size></Contents>'
+            for name in page
+        )
+        token = f"<NextContinuationToken>{page[-1]}</NextContinuationToken>" if more else ""
+        return (
+            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>"
+            f"<KeyCount>{len(page)}</KeyCount>{token}{told}</ListBucketResult>"
+        ).encode()
+
     def refusal(self) -> Refusal | None:
         """What the next request gets instead of an answer."""
         return self.refusals.pop(0) if self.refusals else self.always
@@ -60,6 +82,8 @@ class FakeCloud:
             return 200, {"ETag": '"1"'}, b""
         if method == "POST":
             return 200, {}, self.delete(path, body)
+        if "list-type=2" in path:
+            return 200, {}, self.list(path)
         if blob is None:
             return 404, {}, _error("NoSuchKey")
         about = {"ETag": '"1"', "Last-Modified": "Wed, 25 Nov 2026 08:00:00 GMT"}

@@ -4,6 +4,7 @@ A place whose disk has vanished shows nothing, or the empty directory below its 
 that hangs takes until the time is up.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,11 +13,12 @@ from msgspec.structs import replace
 from holdfast.base.clock import Clock
 from holdfast.base.ids import StoreId
 from holdfast.node.cluster import Cluster
-from holdfast.node.ground import ATTACH_TIMEOUT_S
+from holdfast.node.config_cloud import StorePath
+from holdfast.node.ground import ATTACH_TIMEOUT_S, Opened
 from holdfast.stores.directory import Attached, DirectoryStore
 from holdfast.stores.faulty import FaultyStore
 from holdfast.stores.identity import Expected, Found, Identity, Noted, judge
-from holdfast.stores.port import Attachment, StoreFailed, StoreOverdue
+from holdfast.stores.port import Attachment, Store, StoreFailed, StoreOverdue
 from tests.simulation.parts import PluggedStore, Power
 
 if TYPE_CHECKING:
@@ -85,15 +87,23 @@ class SimulatedGround:
             if slot.store is not None and slot.noted is not None:
                 recorded[slot.store] = max(recorded.get(slot.store, 0), slot.noted.revision)
 
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, path: StorePath) -> None:
         assert path in self._world.places
 
-    async def inspect(self, path: Path) -> Found:
+    async def inspect(self, path: StorePath) -> Found:
+        assert isinstance(path, Path)
         slot = self._world.places[path]
         await self._look(slot)
         return slot.found
 
-    async def attach(self, path: Path, expected: Expected, *, initialise: bool) -> Attached:
+    def dress(self, path: StorePath, opened: Opened) -> Store:
+        return opened
+
+    async def keep_keys(self, folders: Sequence[Path]) -> None:
+        """Nothing is sealed."""
+
+    async def attach(self, path: StorePath, expected: Expected, *, initialise: bool) -> Attached:
+        assert isinstance(path, Path)
         world, slot = self._world, self._world.places[path]
         await self._look(slot)
         judgement = judge(slot.found, expected)

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Damaged, HoldfastError, InvalidInput
 from holdfast.stores.cloud import S3Access, S3Credentials, parse_address
 from holdfast.stores.cloud.address import open_bucket
+from holdfast.stores.cloud.requests import THROTTLED_MAX
 from holdfast.stores.cloud.retrying import RetryLimits
 from holdfast.stores.cloud.store import CloudStore
 from holdfast.stores.port import (
@@ -68,9 +70,17 @@ async def test_a_provider_that_refuses_everything_is_not_asked_ever_more(
 ) -> None:
     cloud.always = SLOW_DOWN
     calls = 60
-    for _ in range(calls):
-        with pytest.raises(StoreBusy):
+    for number in range(calls):
+        # Who says that once is busy; who says nothing else has failed, and is to sit out.
+        with pytest.raises(StoreBusy if number < THROTTLED_MAX else StoreFailed):
             await store.get("blob", [Range(0, 1)], timeout_s=T)
+    cloud.always = None
+    with pytest.raises(ShardMissing):
+        await store.get("blob", [Range(0, 1)], timeout_s=T)
+    cloud.always = SLOW_DOWN
+    with pytest.raises(StoreBusy):
+        await store.get("blob", [Range(0, 1)], timeout_s=T)
+    cloud.requests -= 2
     assert calls < cloud.requests <= calls + QUICK.budget
 
 
@@ -237,5 +247,7 @@ def test_what_is_no_address_is_refused_and_not_repeated(url: str) -> None:
 )
 def test_what_is_no_endpoint_is_refused_and_not_repeated(endpoint: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        open_bucket(parse_address("s3://bucket"), S3Access("r", endpoint, S3Credentials("a", "b")))
+        open_bucket(
+            parse_address("s3://bucket"), S3Access("r", endpoint, S3Credentials("a", "b")), SystemClock()
+        )
     assert "secret+for" not in str(caught.value)

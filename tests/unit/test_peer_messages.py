@@ -22,6 +22,7 @@ PORT_ERRORS = [
     port.ShardExists,
     port.ShardMissing,
     port.ShardTruncated,
+    port.ShardSpoiled,
     port.ShardUnreadable,
     port.StoreFull,
     port.StoreReadOnly,

@@ -95,6 +95,7 @@ async def turns(count: int = 50) -> None:
         port.ShardExists,
         port.ShardMissing,
         port.ShardTruncated,
+        port.ShardSpoiled,
         port.ShardUnreadable,
         port.StoreFull,
         port.StoreReadOnly,

@@ -12,7 +12,7 @@ a restart goes on from there.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Scrub:
     """Reads all. `pass_s` is how long one reading of everything may take, `rate_bytes` the most that is read
     a second (0 for no limit). `found` is told of packs that are not as they should be; `bytes_stored` is what
     all shards together weigh, for the time left; `fence` are expectations that hold while the lease is ours.
-    """
+    At stores that are `unread` it is only seen that shards are there: reading them costs money."""
 
     name = "scrub"
 
@@ -76,6 +76,7 @@ class Scrub:
         is_idle: Callable[[], bool] = lambda: True,
         bytes_stored: Callable[[], int] = lambda: 0,
         fence: Callable[[], tuple[Expect, ...]] = tuple,
+        unread: Callable[[], Collection[StoreId]] = tuple,
     ) -> None:
         self._stores = stores
         self._known = known
@@ -88,6 +89,7 @@ class Scrub:
         self._is_idle = is_idle
         self._bytes_stored = bytes_stored
         self._fence = fence
+        self._unread = unread
         self._loaded = False
         self._times: dict[StoreId, list[int]] = {}
         self._at: At | None = None
@@ -185,7 +187,8 @@ class Scrub:
     async def _read(self, row: Row) -> PackReport | None:
         pack = PackId(bytes.fromhex(row.key.removeprefix(b"pack/").decode()))
         try:
-            return await self._verifier.verify(KnownPack(pack, decode_row(row.value), row.revision))
+            known = KnownPack(pack, decode_row(row.value), row.revision)
+            return await self._verifier.verify(known, self._unread())
         except PackGone:
             return None
 

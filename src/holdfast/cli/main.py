@@ -17,7 +17,7 @@ from holdfast import __version__
 from holdfast.base.clock import SystemClock
 from holdfast.base.errors import HoldfastError, InvalidInput
 from holdfast.base.randomness import SystemRandomness
-from holdfast.cli import balance, bucket, index, node, store
+from holdfast.cli import balance, bucket, index, keys, node, store
 from holdfast.cli.exits import Exit, as_ours, sentence
 from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
 from holdfast.node.config import Given, StorePlace
@@ -38,6 +38,7 @@ app.add_typer(balance.app, name="balance")
 app.add_typer(node.app, name="node")
 app.add_typer(node.cluster_app, name="cluster")
 app.add_typer(index.app, name="index")
+app.add_typer(keys.app, name="keys")
 
 
 @app.command()

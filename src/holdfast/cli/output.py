@@ -17,6 +17,7 @@ from rich.text import Text
 
 from holdfast.base.wording import counted
 from holdfast.index.port import MemberStatus
+from holdfast.node.bucket_report import bucket_sentence
 from holdfast.node.credentials import Credentials
 from holdfast.node.status import (
     NodeState,
@@ -145,6 +146,10 @@ def status_view(status: Status) -> RenderableType:
     if status.nodes:
         parts += [nodes_view(status.nodes, asked=status.node), Text("")]
     parts += [_stores(status.stores), Text("")]
+    if buckets := [
+        f"{store.slot}: {bucket_sentence(store.bucket)}." for store in status.stores if store.bucket
+    ]:
+        parts += [*map(Text, buckets), Text("")]
     tail = Table.grid(padding=(0, 1))
     tail.add_column(justify="right")
     tail.add_column()

@@ -17,6 +17,16 @@ SlotArgument = Annotated[str, typer.Argument(help="The store's slot, as `holdfas
 ForceOption = Annotated[bool, typer.Option("--force", help="Accept what it costs, which is printed.")]
 
 
+EndpointOption = Annotated[str, typer.Option("--endpoint", help="Of a bucket that is not at Amazon.")]
+BucketRegionOption = Annotated[str, typer.Option("--bucket-region", help="What requests are signed for.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="Whose credentials, of ~/.aws/credentials.")]
+CapacityOption = Annotated[str, typer.Option("--capacity", help="What may lie in a bucket (1 TiB).")]
+PriceOption = Annotated[
+    str, typer.Option("--price", help="GB-month, 1,000 puts, 1,000 gets, GB out: 0.023,0.005,0.0004,0.09.")
+]
+UnsealedOption = Annotated[bool, typer.Option("--unsealed", help="Let the provider read what lies there.")]
+
+
 @app.command("list")
 def list_stores(data: DataOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show every store: state, fill, what it holds, how far it is emptied."""
@@ -27,17 +37,26 @@ def list_stores(data: DataOption = None, config: ConfigOption = None, json: Json
 
 @app.command()
 def add(
-    path: Annotated[Path, typer.Argument(help="An empty directory, on a disk of its own.")],
+    path: Annotated[
+        str, typer.Argument(help="An empty directory, on a disk of its own, or s3://bucket/prefix.")
+    ],
     slot: Annotated[str, typer.Option("--slot", help="Its name here (default the next diskN).")] = "",
     region: Annotated[str, typer.Option("--region", help="What fails together.")] = "",
     zone: Annotated[str, typer.Option("--zone", help="What fails together.")] = "",
     host: Annotated[str, typer.Option("--host", help="What fails together.")] = "",
+    endpoint: EndpointOption = "",
+    bucket_region: BucketRegionOption = "",
+    profile: ProfileOption = "",
+    capacity: CapacityOption = "",
+    price: PriceOption = "",
+    unsealed: UnsealedOption = False,
     data: DataOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Take an empty directory into use as a new store, at once."""
+    """Take an empty directory, or an empty bucket, into use as a new store, at once."""
     asked = {"path": _whole(path), "slot": slot, "region": region, "zone": zone, "host": host}
+    asked |= _bucket(endpoint, bucket_region, profile, capacity, price, unsealed=unsealed)
     _command("add", asked, data, config, json)
 
 
@@ -57,14 +76,21 @@ def drain(
 @app.command()
 def replace(
     slot: SlotArgument,
-    path: Annotated[Path, typer.Argument(help="An empty directory, which takes the slot over.")],
+    path: Annotated[str, typer.Argument(help="An empty directory or bucket, which takes the slot over.")],
+    endpoint: EndpointOption = "",
+    bucket_region: BucketRegionOption = "",
+    profile: ProfileOption = "",
+    capacity: CapacityOption = "",
+    price: PriceOption = "",
+    unsealed: UnsealedOption = False,
     force: ForceOption = False,
     data: DataOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Have an empty directory take the place of a store, which is copied to it or made again."""
+    """Have an empty place take over from a store, which is copied to it or made again."""
     asked = {"slot": slot, "path": _whole(path), "force": _yes(force)}
+    asked |= _bucket(endpoint, bucket_region, profile, capacity, price, unsealed=unsealed)
     _command("replace", asked, data, config, json)
 
 
@@ -87,8 +113,21 @@ def _command(action: str, asked: dict[str, str], data: Path | None, config: Path
     command_stores(whole, SystemClock(), action, asked, file=config_file(config), as_json=json)
 
 
-def _whole(path: Path) -> str:
-    return str(absolute(path, Path.cwd()))
+def _bucket(
+    endpoint: str, bucket_region: str, profile: str, capacity: str, price: str, *, unsealed: bool
+) -> dict[str, str]:
+    return {
+        "endpoint": endpoint,
+        "bucket_region": bucket_region,
+        "profile": profile,
+        "capacity": capacity,
+        "price": price,
+        "unsealed": _yes(unsealed),
+    }
+
+
+def _whole(path: str) -> str:
+    return path if "://" in path else str(absolute(Path(path), Path.cwd()))
 
 
 def _yes(given: bool) -> str:

@@ -18,6 +18,7 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.wording import counted
 from holdfast.cli.client import NodeClient
 from holdfast.cli.output import console, duration, show, size, styled
+from holdfast.node.bucket_report import bucket_sentence
 from holdfast.node.config import Config
 from holdfast.node.node_commands import NODES_PATH, NodeList
 from holdfast.node.status import NodeStatus
@@ -109,13 +110,14 @@ def _to_write(action: str, done: Done, file: Path | None) -> list[str]:
     match action:
         case "add":
             labels = [f'{name} = "{value}"' for name, value in _labels(done) if value not in ("", "local")]
-            table = ["[[store]]", f'slot = "{done.slot}"', f'path = "{done.path}"', *labels]
+            where = done.lines or (f'path = "{done.path}"',)
+            table = ["[[store]]", f'slot = "{done.slot}"', *where, *labels]
             return [f"It is there after a restart, too. So that {file} says it, add:", "", *table]
         case "replace":
             return [
                 f"It is there after a restart, too. If {file} names {done.slot}, change its path there:",
                 "",
-                f'path = "{done.path}"',
+                *(done.lines or (f'path = "{done.path}"',)),
             ]
         case "remove":
             return [f"If {file} names {done.slot}, take it out there; until then it is left out by itself."]
@@ -149,6 +151,7 @@ def stores_view(stores: StoreList) -> RenderableType:
     parts: list[RenderableType] = [table]
     named = [(f"{line.node}/{line.slot}" if several else line.slot, line) for line in stores.stores]
     parts += [Text(f"{name} {_drain_sentence(line.drain)}") for name, line in named if line.drain]
+    parts += [Text(f"{name}: {bucket_sentence(line.bucket)}.") for name, line in named if line.bucket]
     parts += [Text(f"{name} is a spare.") for name, line in named if line.spare]
     if stores.rebalancing:
         moved, whole = size(stores.bytes_moved), size(stores.bytes_to_move)

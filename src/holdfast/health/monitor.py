@@ -50,6 +50,11 @@ PROBE_DOWN_S = 0.7
 PROBE_ALWAYS_S = 10.0
 """A probe writes, reads and deletes; traffic seldom does all three, so it does not replace all probes."""
 
+PROBE_SELDOM_S = 60.0
+PROBE_SELDOM_DOUBTED_S = 1.0
+PROBE_SELDOM_DOWN_S = 5.0
+"""The same for who asks money for each probe. Its traffic is judged as everybody's."""
+
 FULL_REST_S = 2.0
 LATE_ANSWER_S = 0.060
 """A success that took longer than this does not clear a store of suspicion."""
@@ -196,6 +201,11 @@ class StoreHealth:
         """The way to it takes time that is to be measured (`travelled`)."""
         if (record := self._records.get(store)) is not None and record.distance is None:
             record.distance = Distance()
+
+    def probe_seldom(self, store: StoreId) -> None:
+        """Probes of it cost money."""
+        if (record := self._records.get(store)) is not None:
+            record.probe_seldom()
 
     def travelled(self, store: StoreId, seconds: float, now: float) -> None:
         """A round trip to whoever keeps it, that touched no medium, took so long."""
@@ -416,7 +426,9 @@ class StoreHealth:
         if record.gone or record.probe_began is not None:
             return False
         since_probe = now - record.probed_at
-        if record.state is StoreState.DOWN:
+        if record.seldom:
+            due = self._seldom_due(record, now, since_probe)
+        elif record.state is StoreState.DOWN:
             due = since_probe >= PROBE_DOWN_S
         elif doubt or record.state is StoreState.SUSPECT:
             due = since_probe >= LOOK_S / 2
@@ -426,6 +438,15 @@ class StoreHealth:
             record.probe_began = record.probed_at = now
             record.probe.asked(now)
         return due
+
+    @staticmethod
+    def _seldom_due(record: Record, now: float, since_probe: float) -> bool:
+        """Whether to probe a store whose probes cost money: others' troubles are no reason."""
+        if record.state is StoreState.DOWN:
+            return since_probe >= PROBE_SELDOM_DOWN_S
+        if record.state is not StoreState.HEALTHY or record.run.votes or record.owes_long(now, PHI_DOUBT):
+            return since_probe >= PROBE_SELDOM_DOUBTED_S
+        return since_probe >= PROBE_SELDOM_S
 
     def _learn_hedge_cap(self) -> None:
         tails = sorted(

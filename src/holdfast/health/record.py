@@ -18,6 +18,10 @@ silent after one and a half seconds."""
 
 PROBE_PAUSE_S = 0.25
 PROBE_SPREAD_S = 0.05
+
+SELDOM_PAUSE_S = 1.5
+SELDOM_SPREAD_S = 0.1
+"""Of what goes a long way, three times there and back."""
 """A probe is small and asked for when little else is going on: half a second."""
 
 
@@ -79,6 +83,7 @@ class Record:
         "reason",
         "rest_until",
         "run",
+        "seldom",
         "since",
         "state",
         "suspected_at",
@@ -114,12 +119,23 @@ class Record:
         self.doubted_s = DOUBTED_FIRST_S
         self.waits = Tail()
         self.distance: Distance | None = None
+        self.seldom = False
         self.counts = StoreCounts()
 
     @property
     def trip_s(self) -> float:
         """How far away it is, 0.0 for what is here."""
         return 0.0 if self.distance is None else self.distance.trip_s
+
+    def owes_long(self, now: float, doubt: float) -> bool:
+        """Whether an answer is owed for longer than is ordinary: phi is at `doubt`."""
+        return any(phi.phi(now) >= doubt for phi in self.phis)
+
+    def probe_seldom(self) -> None:
+        """Probes of it cost money, and go a long way."""
+        if not self.seldom:
+            self.seldom = True
+            self.probe = PhiAccrual(pause_s=SELDOM_PAUSE_S, spread_min_s=SELDOM_SPREAD_S)
 
     @property
     def phis(self) -> tuple[PhiAccrual, ...]:

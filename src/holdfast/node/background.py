@@ -173,6 +173,7 @@ class Background:
             is_idle=lambda: giving_way.is_idle,
             bytes_stored=lambda: self.census.status().bytes_stored,
             fence=lambda: self.runner.fence("scrub"),
+            unread=keeper.buckets,
         )
         self.debts = PayDebts(rewriter, index, self._writable, clock, self._paid)
         self.census = Census(index, stores, self._is_up, topology, clock, keeper.own)

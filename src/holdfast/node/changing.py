@@ -6,8 +6,6 @@ made changes nothing, and undoes nothing that happened at other slots meanwhile;
 ever taken into use; a store that was let go for good is retired, and refused when it turns up again.
 """
 
-from pathlib import Path
-
 from msgspec.structs import replace
 
 from holdfast.base.clock import Clock
@@ -15,6 +13,7 @@ from holdfast.base.errors import Fenced, HoldfastError
 from holdfast.health.prober import PROBE_TIMEOUT_S
 from holdfast.node.cluster import REMOVED, REPLACED, Cluster, Draining, Labels, Retired, Slot, slot_beside
 from holdfast.node.config import StorePlace
+from holdfast.node.config_cloud import Bucket, StorePath
 from holdfast.node.keeper import Held, Keeper
 
 
@@ -32,7 +31,8 @@ class Changes:
         async with keeper.changing:
             held, line = Held(place), keeper.cluster.slots.get(place.slot)
             added = Labels(place.region, place.zone, place.host)
-            keeper.write(keeper.cluster.with_slot(place.slot, Slot(str(place.path), added=added)))
+            line_new = Slot(str(place.path), added=added, bucket=_bucket_of(place.path))
+            keeper.write(keeper.cluster.with_slot(place.slot, line_new))
             try:
                 await self._move_in(held)
             except BaseException:
@@ -41,7 +41,7 @@ class Changes:
             keeper.held[place.slot] = held
             keeper.remap()
 
-    async def replace(self, slot: str, path: Path, *, keep: bool = False) -> str | None:
+    async def replace(self, slot: str, path: StorePath, *, keep: bool = False) -> str | None:
         """Have an empty directory take a slot over. The store that was there is kept under another name,
         which is returned, until it is empty, if it can be read; else it is retired, and what it held is made
         again, unless it is to be kept: then nothing is done. Raises as `admit`."""
@@ -55,7 +55,13 @@ class Changes:
             old = replace(held, place=replace(held.place, slot=slot_beside(slot, keeper.held)))
             redirected = "" if line.added else line.instead_of or line.path
             redirected = redirected if redirected != str(path) else ""
-            new = Slot(str(path), added=line.added, instead_of=redirected, stands_in_for=line.stands_in_for)
+            new = Slot(
+                str(path),
+                added=line.added,
+                instead_of=redirected,
+                stands_in_for=line.stands_in_for,
+                bucket=_bucket_of(path),
+            )
             cluster, retired = cluster.with_slot(slot, new), None
             if readable:
                 labels = Labels(old.place.region, old.place.zone, old.place.host)
@@ -120,6 +126,10 @@ class Changes:
     def _retired(self, slot: str, how: str) -> Retired:
         line = self._keeper.cluster.slots[slot]
         return Retired(line.known_as or slot, line.path, line.store, how, self._clock.wall())
+
+
+def _bucket_of(path: StorePath) -> Bucket | None:
+    return path if isinstance(path, Bucket) else None
 
 
 def _with_line(cluster: Cluster, slot: str, line: Slot | None) -> Cluster:

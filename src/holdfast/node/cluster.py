@@ -23,6 +23,7 @@ from holdfast.base.randomness import Randomness
 from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
 from holdfast.cluster.claiming import new_cluster_name
 from holdfast.node.config import StorePlace
+from holdfast.node.config_cloud import Bucket, StorePath
 from holdfast.stores.identity import Identity, Noted
 
 FILE_NAME = "cluster.json"
@@ -55,7 +56,8 @@ class Slot(Struct, frozen=True):
     The rest is what commands said while the node ran. `added`: the configuration need not name it.
     `instead_of`: the path that the configuration may still name, of the directory that this one replaced.
     `known_as`: the slot in the identity of a store that was replaced and is being emptied.
-    `stands_in_for`: the store in whose place it started, when it was a spare."""
+    `stands_in_for`: the store in whose place it started, when it was a spare. `bucket`: all that is known of
+    it, where it is one."""
 
     path: str
     store: StoreId | None = None
@@ -67,6 +69,12 @@ class Slot(Struct, frozen=True):
     known_as: str = ""
     stands_in_for: str = ""
     mounted: bool = False
+    bucket: Bucket | None = None
+
+    @property
+    def where(self) -> StorePath:
+        """The directory or bucket that `path` says."""
+        return self.bucket or Path(self.path)
 
 
 class Retired(Struct, frozen=True):
@@ -117,7 +125,7 @@ def new_cluster(randomness: Randomness, name: str = "") -> Cluster:
 
 
 def cluster_from(
-    identities: Mapping[Path, Identity], named: Mapping[Path, str] | None = None
+    identities: Mapping[StorePath, Identity], named: Mapping[StorePath, str] | None = None
 ) -> Cluster | None:
     """The installation that these stores say they belong to; None when there are none. Where two say that
     they are of one slot, one of them was being replaced by the other. Which one is not known any more: that
@@ -141,7 +149,9 @@ def cluster_from(
     slots: dict[str, Slot] = {}
     wanted = named or {}
     for path, identity in sorted(identities.items(), key=lambda one: wanted.get(one[0]) != one[1].slot):
-        slot = Slot(str(path), identity.store, identity.noted)
+        slot = Slot(
+            str(path), identity.store, identity.noted, bucket=path if isinstance(path, Bucket) else None
+        )
         if identity.slot not in slots:
             slots[identity.slot] = slot
         else:
@@ -157,12 +167,12 @@ def slot_beside(slot: str, taken: Container[str]) -> str:
 
 
 def assign_slots(
-    places: Sequence[StorePlace], cluster: Cluster, identities: Mapping[Path, Identity]
+    places: Sequence[StorePlace], cluster: Cluster, identities: Mapping[StorePath, Identity]
 ) -> tuple[StorePlace, ...]:
     """Every place with its slot. What the configuration names stays as it is."""
     taken = {place.slot for place in places if place.slot}
     by_path = {slot.path: name for name, slot in cluster.slots.items()}
-    slots: dict[Path, str] = {place.path: place.slot for place in places if place.slot}
+    slots: dict[StorePath, str] = {place.path: place.slot for place in places if place.slot}
     for place in places:
         identity = identities.get(place.path)
         if place.path in slots or identity is None or identity.cluster != cluster.cluster:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from holdfast.base.errors import InvalidInput
+from holdfast.node.config_cloud import StorePath
 from holdfast.node.config_cluster import (
     PEER_PORT_DEFAULT,
     ClusterSettings,
@@ -24,6 +25,7 @@ from holdfast.node.config_cluster import (
     read_name,
 )
 from holdfast.node.config_index import EtcdSettings
+from holdfast.node.config_sizes import read_size as read_size
 from holdfast.scheme import Scheme, parse_scheme
 from holdfast.stores.peer.tls import TlsFiles
 
@@ -38,8 +40,6 @@ _SLOT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _HOST = re.compile(r"[A-Za-z0-9:.\[\]-]{1,253}\Z")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z")
-_SIZE = re.compile(r"([0-9]{1,12})\s*(B|KiB|MiB|GiB|TiB)?\Z")
-_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 _BALANCER_SECRET = re.compile(r"[A-Za-z0-9_-]{16,128}\Z")
 _DURATION = re.compile(r"([0-9]{1,9})\s*(s|min|h|days?)\Z")
@@ -50,7 +50,7 @@ class StorePlace(Struct, frozen=True):
     """One store as configured. An empty `slot` is given one by the node: the one the directory was
     known under before, or the next free `diskN`. A `spare` takes nothing until a store is away for long."""
 
-    path: Path
+    path: StorePath
     slot: str = ""
     region: str = "local"
     zone: str = "local"
@@ -157,9 +157,9 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         StorePlace(path=data / f"disk{number}", slot=f"disk{number}")
         for number in range(1, STORES_DEFAULT + 1)
     )
-    stores = tuple(replace(store, path=absolute(store.path, here)) for store in stores)
+    stores = tuple(placed(store, here) for store in stores)
     index_dirs = tuple(absolute(path, here) for path in merged.index_dirs or ())
-    _check_distinct([store.path for store in stores], "store")
+    _check_distinct([str(store.path) for store in stores], "store")
     _check_distinct([store.slot for store in stores if store.slot], "slot")
     check_index_dirs(index_dirs)
     check_together(merged.index, merged.cluster, index_dirs)
@@ -168,7 +168,10 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         scheme = scheme_for(merged.scheme, len(stores))
     else:
         scheme = shared_scheme(merged.scheme)
-        stores = tuple(replace(store, host=name) if store.host == "local" else store for store in stores)
+        stores = tuple(
+            replace(store, host=name) if store.host == "local" and isinstance(store.path, Path) else store
+            for store in stores
+        )
     return Config(
         data=data,
         stores=stores,
@@ -191,6 +194,15 @@ def make_config(sources: Sequence[Given], here: Path) -> Config:
         metrics_open=bool(merged.metrics_open),
         canary=merged.canary is not False,
     )
+
+
+def placed(store: StorePlace, here: Path) -> StorePlace:
+    """With a whole path; a bucket with labels of its own, where none were given: it is on no host of ours."""
+    if isinstance(store.path, Path):
+        return replace(store, path=absolute(store.path, here))
+    host = store.path.host if store.host == "local" else store.host
+    region = (store.path.bucket_region or "local") if store.region == "local" else store.region
+    return replace(store, region=region, host=host)
 
 
 def _placed(cluster: ClusterSettings | None, here: Path) -> ClusterSettings | None:
@@ -371,16 +383,6 @@ def read_path(value: object) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise InvalidInput(f"{value!r} is not a path:", hint='a directory in quotes, as "/mnt/disk1".')
     return Path(value)
-
-
-def read_size(value: object) -> int:
-    """Bytes: a whole number, or text with a unit."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    found = _SIZE.match(value) if isinstance(value, str) else None
-    if not found:
-        raise InvalidInput(f"{value!r} is not a size:", hint='bytes, or text as "256 MiB".')
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def read_duration(value: object) -> float:

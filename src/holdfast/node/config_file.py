@@ -59,6 +59,16 @@
     host = "one"
     spare = false                       true: takes nothing until a store is away for long
 
+    [[store]]                           a bucket at a cloud, or at whatever speaks S3
+    bucket = "s3://name/prefix"
+    endpoint = "https://s3.example.org" without it, Amazon's own
+    bucket_region = "eu-central-1"      what requests are signed for
+    profile = "backup"                  of ~/.aws/credentials; without it, as the environment says
+    capacity = "1 TiB"                  what may lie there
+    sealed = true                       false: the provider can read what lies there
+    price = { storage = 0.023, puts = 0.005, gets = 0.0004, egress = 0.09 }
+                                        a GB a month, a thousand requests of either kind, a GB that leaves
+
 Relative paths are relative to the file. What must always hold: a key that is not known is an error,
 never ignored, because a misspelt limit is a limit that is not there.
 """
@@ -95,6 +105,16 @@ from holdfast.node.config import (
     read_webhook,
     scheme_for,
     shared_scheme,
+)
+from holdfast.node.config_cloud import (
+    BYTES_MAX_DEFAULT,
+    Bucket,
+    Price,
+    read_bucket,
+    read_capacity,
+    read_endpoint,
+    read_price,
+    read_profile,
 )
 from holdfast.node.config_cluster import (
     PEER_PORT_DEFAULT,
@@ -162,6 +182,8 @@ _LEDGER = ("canary",)
 _CHORES = ("scrub", "scrub_rate", "away_patience")
 _EVENTS = ("webhook", "secret", "kinds")
 _STORE = ("path", "slot", "region", "zone", "host", "spare")
+_BUCKET = ("bucket", "endpoint", "bucket_region", "profile", "capacity", "sealed", "price")
+_PRICE = ("storage", "puts", "gets", "egress")
 
 
 class _Wrong(Exception):
@@ -358,12 +380,13 @@ def _stores(raw: object, here: Path) -> tuple[StorePlace, ...]:
     stores: list[StorePlace] = []
     for number, entry in enumerate(raw):
         where: Where = ("store", number)
-        table = _Table(entry, where, _STORE)
-        path = table.read("path", read_path, None)
+        is_bucket = isinstance(entry, dict) and "bucket" in entry
+        table = _Table(entry, where, (*_BUCKET, *_STORE[1:]) if is_bucket else _STORE)
+        path = _bucket(table, entry, where) if is_bucket else table.read("path", read_path, None)
         if path is None:
             raise _Wrong(where, 'this store has no path: add path = "/mnt/disk1".')
         store = StorePlace(
-            path=here / path.expanduser(),
+            path=here / path.expanduser() if isinstance(path, Path) else path,
             slot=table.read("slot", read_slot, ""),
             region=table.read("region", read_label, "local"),
             zone=table.read("zone", read_label, "local"),
@@ -371,14 +394,38 @@ def _stores(raw: object, here: Path) -> tuple[StorePlace, ...]:
             spare=table.read("spare", _yes_or_no, False),
         )
         for other in stores:
-            if other.path == store.path:
-                raise _Wrong((*where, "path"), f"path: {path} is another store's already: name another.")
+            if str(other.path) == str(store.path):
+                key = "bucket" if is_bucket else "path"
+                raise _Wrong((*where, key), f"{key}: {path} is another store's already: name another.")
+            if isinstance(other.path, Bucket) and isinstance(path, Bucket) and path.overlaps(other.path):
+                raise _Wrong(
+                    (*where, "bucket"), f"bucket: {path} is in the way of {other.path}: name another."
+                )
             if other.slot == store.slot != "":
                 raise _Wrong(
                     (*where, "slot"), f"slot: {store.slot!r} is another store's already: name another."
                 )
         stores.append(store)
     return tuple(stores)
+
+
+def _bucket(table: "_Table", entry: object, where: Where) -> Bucket:
+    assert isinstance(entry, dict)
+    address = table.read("bucket", read_bucket, None)
+    assert address is not None
+    price = Price()
+    if "price" in entry:
+        costs = _Table(entry["price"], (*where, "price"), _PRICE)
+        price = Price(*(costs.read(key, read_price, 0.0) for key in _PRICE))
+    return Bucket(
+        address,
+        endpoint=table.read("endpoint", read_endpoint, ""),
+        bucket_region=table.read("bucket_region", read_label, ""),
+        profile=table.read("profile", read_profile, ""),
+        sealed=table.read("sealed", _yes_or_no, True),
+        bytes_max=table.read("capacity", read_capacity, BYTES_MAX_DEFAULT),
+        price=price,
+    )
 
 
 class _Table:

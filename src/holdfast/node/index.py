@@ -7,6 +7,7 @@ are chosen to lie on as many devices as there are, because a majority on one dev
 
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +25,6 @@ from holdfast.node.config import INDEX_MEMBERS_MAX, Config
 from holdfast.node.keeper import Held
 from holdfast.stores.directory.device import device_name
 from holdfast.stores.directory.place import IDENTITY
-from holdfast.stores.directory.store import DirectoryStore
 from holdfast.stores.identity import decode_identity
 from holdfast.topology import Location, Topology
 
@@ -33,9 +33,20 @@ OWN_NAME = "data"
 """The member in the data folder."""
 
 
+def directories_of(slots: Iterable[Held]) -> list[Held]:
+    """Those where a log can lie: a bucket is no place for one."""
+    return [held for held in slots if isinstance(held.place.path, Path)]
+
+
+def _path_of(held: Held) -> Path:
+    path = held.place.path
+    assert isinstance(path, Path), "the index is never in a bucket"
+    return path
+
+
 def _check_there(held: Held) -> None:
     """Raises MemberFailed while the slot's own store is not there. Safe in any thread."""
-    slot, path, opened = held.place.slot, held.place.path, held.opened
+    slot, path, opened = held.place.slot, _path_of(held), held.opened
     if opened is None:
         raise MemberFailed(f"The store {slot} is {held.attachment.value}.", place=str(path))
     try:
@@ -56,7 +67,7 @@ class StoreMember:
 
     def __init__(self, held: Held) -> None:
         self._held = held
-        self._opened_on: DirectoryStore | None = None
+        self._opened_on: object = None
 
     @property
     def name(self) -> str:
@@ -64,12 +75,12 @@ class StoreMember:
 
     @property
     def place(self) -> str:
-        return str(self._held.place.path / FOLDER_NAME)
+        return str(_path_of(self._held) / FOLDER_NAME)
 
     def open_folder(self) -> Folder:
         """Raises MemberFailed while the slot's own store is not there."""
         _check_there(self._held)
-        folder = self._held.place.path / FOLDER_NAME
+        folder = _path_of(self._held) / FOLDER_NAME
         if self._opened_on is self._held.opened and not folder.exists():
             raise MemberFailed(
                 f"The index folder of store {self._held.place.slot} was removed.",
@@ -99,12 +110,12 @@ class StoreCopy(DirectoryCopy):
     """A copy in the directory of a store."""
 
     def __init__(self, held: Held) -> None:
-        super().__init__(held.place.slot, held.place.path / FOLDER_NAME)
+        super().__init__(held.place.slot, _path_of(held) / FOLDER_NAME)
         self._held = held
 
     @property
     def place(self) -> str:
-        return str(self._held.place.path / FOLDER_NAME)
+        return str(_path_of(self._held) / FOLDER_NAME)
 
     def files(self) -> CopyFiles:
         return _StoreCopyFiles(self._held)
@@ -112,7 +123,7 @@ class StoreCopy(DirectoryCopy):
 
 class _StoreCopyFiles(DirectoryCopyFiles):
     def __init__(self, held: Held) -> None:
-        super().__init__(held.place.path / FOLDER_NAME)
+        super().__init__(_path_of(held) / FOLDER_NAME)
         self._held = held
 
     def connect(self) -> sqlite3.Connection:
@@ -169,13 +180,13 @@ class Members:
     def __init__(self, config: Config, keeper: Slots) -> None:
         self._held = keeper.held
         self.all: dict[str, Member] = {}
-        for held in keeper.held.values():
+        for held in directories_of(keeper.held.values()):
             self.all[held.place.slot] = StoreMember(held)
         directories = config.index_dirs or (config.data / FOLDER_NAME,)
         names = [f"index{number}" for number in range(1, len(config.index_dirs) + 1)] or [OWN_NAME]
         for name, path in zip(names, directories, strict=True):
             self.all[name] = DirectoryMember(name, path)
-        wanted = tuple(names) if config.index_dirs else _on_stores(list(keeper.held.values()))
+        wanted = tuple(names) if config.index_dirs else _on_stores(directories_of(keeper.held.values()))
         self.first = keeper.cluster.index or wanted
         if config.index_dirs and set(self.first) != set(names):
             raise InvalidInput(
@@ -187,7 +198,7 @@ class Members:
     def topology(self) -> Topology:
         """Where the members are, for what the index survives. A directory of its own is taken to be in the
         same region, zone and host as the first store: not to promise more than is known."""
-        first = next(iter(self._held.values())).place
+        first = next(iter(directories_of(self._held.values()) or self._held.values())).place
         locations = []
         for name in self.first:
             member = self.all.get(name)

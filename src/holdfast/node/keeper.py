@@ -37,10 +37,10 @@ from holdfast.node.cluster import (
     new_cluster,
 )
 from holdfast.node.config import Config, StorePlace
-from holdfast.node.ground import ATTACH_TIMEOUT_S, Directories, Ground
+from holdfast.node.config_cloud import Bucket, StorePath, is_bucket
+from holdfast.node.ground import ATTACH_TIMEOUT_S, Directories, Ground, Opened, introduce, travelled
 from holdfast.node.others import Remote
 from holdfast.node.placing import place_stores
-from holdfast.stores.directory import DirectoryStore
 from holdfast.stores.identity import Expected, Found, Identity, Judgement, Noted, index_went_back, judge
 from holdfast.stores.port import Attachment, Store, StoreFailed, Usage
 from holdfast.topology import Location, Topology
@@ -60,7 +60,7 @@ class Held(Struct):
     attachment: Attachment = Attachment.MISSING
     reason: str = ""
     id: StoreId | None = None
-    opened: DirectoryStore | None = None
+    opened: Opened | None = None
     store: Store | None = None
     device: str = ""
     mounted: bool = False
@@ -120,7 +120,7 @@ class Keeper:
         known = self._ground.read_cluster()
         places, known_now, self.remarks = place_stores(self._config.stores, known or Cluster("", {}))
         seen = await self._look_at_all(places)
-        named = {place.path: place.slot for place in places if place.slot}
+        named: dict[StorePath, str] = {place.path: place.slot for place in places if place.slot}
         cluster = known_now if known else cluster_from(seen, named) or new_cluster(self._randomness, name)
         if name and cluster.cluster != name:
             raise Fenced(
@@ -138,11 +138,15 @@ class Keeper:
         for place in places:
             line = self.cluster.slots[place.slot]
             self.held[place.slot] = Held(place, device=line.device, mounted=line.mounted)
-        await asyncio.gather(*[self._attach_first(held, cluster) for held in self.held.values()])
+        # The directories first: they have the keys of what is sealed.
+        for buckets in (False, True):
+            some = [held for held in self.held.values() if isinstance(held.place.path, Bucket) is buckets]
+            if some:
+                await asyncio.gather(*[self._attach_first(held, cluster) for held in some])
         self.remap()
 
     async def _check_mounted(
-        self, places: Iterable[StorePlace], cluster: Cluster, seen: Mapping[Path, Identity]
+        self, places: Iterable[StorePlace], cluster: Cluster, seen: Mapping[StorePath, Identity]
     ) -> None:
         """An empty directory in the place of a store is taken for a new one, and the old one is given up.
         When that would be more than can be lost, it is rather that they are not mounted yet."""
@@ -164,10 +168,10 @@ class Keeper:
                 f"{self._config.scheme.m} be replaced at a time.",
             )
 
-    async def _look_at_all(self, places: Iterable[StorePlace]) -> dict[Path, Identity]:
+    async def _look_at_all(self, places: Iterable[StorePlace]) -> dict[StorePath, Identity]:
         """Who the stores say they are, as far as they can be read."""
 
-        async def look(path: Path) -> Identity | None:
+        async def look(path: StorePath) -> Identity | None:
             try:
                 return (await self._ground.inspect(path)).identity
             except HoldfastError:
@@ -215,7 +219,7 @@ class Keeper:
             return
         await self._take(held, found.store, found.judgement)
 
-    async def _take(self, held: Held, opened: DirectoryStore, judgement: Judgement) -> None:
+    async def _take(self, held: Held, opened: Opened, judgement: Judgement) -> None:
         if held.opened is not None:
             await self.let_go(held)
         slot = held.place.slot
@@ -233,8 +237,14 @@ class Keeper:
         held.opened, held.id, held.device, held.mounted = opened, opened.id, opened.device, opened.mounted
         held.attachment, held.reason = judgement.attachment, ""
         held.since = self._clock.monotonic()
+        await self._ground.keep_keys(self.folders())
         if self._decorate is not None:
             self._put_to_use(held)
+
+    def folders(self) -> list[Path]:
+        """The directories of this machine that are stores now."""
+        paths = [held.place.path for held in self.held.values() if held.opened is not None]
+        return [path for path in paths if isinstance(path, Path)]
 
     def start(self, health: StoreHealth, decorate: Decorate) -> None:
         """Put the attached stores to use, under `decorate`, and tell `health` who is away."""
@@ -246,14 +256,16 @@ class Keeper:
                 self._put_to_use(held)
             elif held.id is not None:
                 health.add(held.id, now)
+                introduce(health, held.id, held.place.path)
                 health.vanished(held.id, now, held.reason)
 
     def _put_to_use(self, held: Held) -> None:
         assert self._health is not None
         assert self._decorate is not None
         assert held.opened is not None
-        held.store = self._decorate(held.place.slot, held.opened)
+        held.store = self._decorate(held.place.slot, self._ground.dress(held.place.path, held.opened))
         self._health.add(held.opened.id, self._clock.monotonic())
+        introduce(self._health, held.opened.id, held.place.path)
         self.attached[held.opened.id] = held.store
         self.remap()
 
@@ -272,6 +284,8 @@ class Keeper:
         failed = await self._prober.look()
         now = self._clock.monotonic()
         for held in self.held.values():
+            if held.id is not None and (trip_s := travelled(held.opened)) is not None:
+                self._health.travelled(held.id, trip_s, now)
             if held.store is None:
                 if now - max(held.looked, held.since) >= LOOK_EVERY_S:
                     self._send(held, self._look_again)
@@ -379,7 +393,7 @@ class Keeper:
         except (HoldfastError, OSError) as error:
             self._set_away(held, Attachment.MISSING, str(error))
 
-    async def _check_in_use(self, held: Held, opened: DirectoryStore) -> None:
+    async def _check_in_use(self, held: Held, opened: Opened) -> None:
         """Let go of a store whose directory is not what it was. Nothing in there is touched: somebody may be
         removing it at this moment. What is left is looked at a while later, and taken if it can be."""
         try:
@@ -431,7 +445,7 @@ class Keeper:
         self.cluster = cluster
         self._ground.write_cluster(cluster)
 
-    async def inspect(self, path: Path) -> Found:
+    async def inspect(self, path: StorePath) -> Found:
         """Who lives in a directory, without touching anything. Raises what looking at a disk raises."""
         return await self._ground.inspect(path)
 
@@ -485,7 +499,9 @@ class Keeper:
         told = await asyncio.gather(*[tell(held) for held in there])
         for held, done in zip(there, told, strict=True):
             if done and held.opened is not None:
-                self._note(held.place, held.opened.id, noted, device=held.device, mounted=held.mounted)
+                # What it really noted: buckets do so seldom, because it costs.
+                seen = held.opened.identity.noted
+                self._note(held.place, held.opened.id, seen, device=held.device, mounted=held.mounted)
         self._ground.write_cluster(self.cluster)
 
     async def close(self) -> None:
@@ -499,6 +515,11 @@ class Keeper:
         for held in self.held.values():
             if held.opened is not None:
                 await self.let_go(held)
+
+    def buckets(self) -> frozenset[StoreId]:
+        """The stores where each request, and each byte that is read, costs money."""
+        own = {held.id for held in self.held.values() if isinstance(held.place.path, Bucket) and held.id}
+        return frozenset(own) | {other.id for other in self.others.values() if is_bucket(other.row.path)}
 
     def own(self) -> frozenset[StoreId]:
         """The stores of this node."""
@@ -546,7 +567,15 @@ class Keeper:
         mounted: bool = False,
     ) -> None:
         line = self.cluster.slots.get(place.slot) or Slot("")
-        line = replace(line, path=str(place.path), store=store, noted=noted, device=device, mounted=mounted)
+        line = replace(
+            line,
+            path=str(place.path),
+            store=store,
+            noted=noted,
+            device=device,
+            mounted=mounted,
+            bucket=place.path if isinstance(place.path, Bucket) else None,
+        )
         self.cluster = self.cluster.with_slot(place.slot, line)
 
     def remap(self) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from holdfast.base.errors import InvalidInput
 from holdfast.index.sqlite import SqliteIndex
-from holdfast.node.index import OWN_NAME, DirectoryMember, Members, StoreMember, device_below
+from holdfast.node.index import OWN_NAME, DirectoryMember, Members, StoreMember, device_below, directories_of
 from holdfast.node.keeper import Keeper
 
 MEMBERS_MIN = 3
@@ -81,7 +81,8 @@ class Membership:
 
     def arrived(self, slot: str) -> None:
         """A store that came may hold a part of the index from now on."""
-        self._members.all.setdefault(slot, StoreMember(self._keeper.held[slot]))
+        for held in directories_of([self._keeper.held[slot]]):
+            self._members.all.setdefault(slot, StoreMember(held))
 
     async def leave(self, slot: str) -> str | None:
         """Have a slot hold nothing of the index; says what was done. Raises InvalidInput with the reason

@@ -7,6 +7,7 @@ fails; and nobody is served before everything is there.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ from holdfast.node.credentials import Credentials
 from holdfast.node.descriptors import connections_allowed, files_allowed
 from holdfast.node.events import Events
 from holdfast.node.filling import lasting
+from holdfast.node.ground import Directories
 from holdfast.node.index_home import check_known, cluster_of, embedded_home, shared_home
 from holdfast.node.index_watch import LOOK_EVERY_S as INDEX_LOOK_EVERY_S
 from holdfast.node.index_watch import IndexWatch
@@ -71,6 +73,7 @@ from holdfast.stores.port import Store
 from holdfast.wire.exchange import Limits as ServerLimits
 
 NOTE_EVERY_S = 60.0
+KEYS_EVERY_S = 2.0
 DRAIN_S = 10.0
 VERIFYING_THREADS = 2
 """For scrub and its like: the work of a thread is mostly done without the interpreter lock."""
@@ -114,7 +117,14 @@ class Node:
     async def build(self, stack: AsyncExitStack, randomness: Randomness) -> None:
         """Open every part; what was opened is closed by `stack`, last first."""
         config, clock = self._config, self._clock
-        self._keeper = keeper = Keeper(config, clock=clock, randomness=randomness, on_event=self._events.tell)
+        self._ground = Directories(config, clock, randomness, lambda: self._secrets.known)
+        self._keeper = keeper = Keeper(
+            config,
+            clock=clock,
+            randomness=randomness,
+            on_event=self._events.tell,
+            ground=self._ground,
+        )
         self._boot = randomness.token(8).hex()
         home, name = None, ""
         if config.cluster is not None:
@@ -134,6 +144,7 @@ class Node:
                 on_fenced=self._must_end,
             )
             await self.joining.check()
+        stack.callback(self._ground.rings.close)
         stack.push_async_callback(keeper.close)
         await keeper.open(name)
         self._promises = Promises()
@@ -219,6 +230,7 @@ class Node:
         stack.push_async_callback(self._background.close)
         self._watch(stack, keeper.watch())
         self._watch(stack, self._keep_noting())
+        self._watch(stack, self._follow_keys())
         self._watch(stack, self._watch_index())
         if config.cluster is not None:
             self._watch(stack, self._watch_secrets(config.cluster.secret_file))
@@ -416,6 +428,12 @@ class Node:
             self._events.tell(what, kind=Kind.NODE)
 
         await watch_file(file, self._secrets, partial(prove, self._index), self._clock, tell)
+
+    async def _follow_keys(self) -> None:
+        while True:
+            with contextlib.suppress(HoldfastError):  # the data folder refuses: tried again
+                await self._ground.rings.follow(self._clock.monotonic())
+            await self._clock.sleep(KEYS_EVERY_S)
 
     async def _keep_noting(self) -> None:
         while True:

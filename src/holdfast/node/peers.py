@@ -22,6 +22,7 @@ from holdfast.health import StoreHealth, StoreState
 from holdfast.health.events import Kind, Teller
 from holdfast.health.prober import paced
 from holdfast.node.away import is_cut_off
+from holdfast.node.config_cloud import is_bucket
 from holdfast.node.keeper import Decorate, Keeper
 from holdfast.node.others import Remote
 from holdfast.stores.peer import SPEAKS, PeerClient, PeerIdentity, PeerStore, Roots
@@ -222,6 +223,8 @@ class Peers:
             task = asyncio.ensure_future(self._travel(other.node))
             self._travelling[other.node] = task
             task.add_done_callback(lambda _: self._travelling.pop(other.node, None))
+        if is_bucket(other.row.path):
+            self._health.probe_seldom(other.id)
         if self._begun:
             keeper.on_attached(other.id)
 
@@ -314,7 +317,8 @@ class Peers:
             return
         now = self._clock.monotonic()
         for other in self._keeper.others.values():
-            if other.node == name:
+            # To a bucket it is farther, and nobody here knows how far.
+            if other.node == name and not is_bucket(other.row.path):
                 self._health.travelled(other.id, now - began, now)
 
     async def _measure(self, other: Remote) -> None:

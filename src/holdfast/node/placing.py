@@ -8,7 +8,6 @@ what a command did away with, a remark says what to change in it.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -32,7 +31,7 @@ def place_stores(configured: Sequence[StorePlace], cluster: Cluster) -> Placed:
     remarks: list[str] = []
     for place in configured:
         if (name := _replaced(place, cluster)) is not None:
-            path = Path(cluster.slots[name].path)
+            path = cluster.slots[name].where
             remarks.append(
                 f"{name} is at {path} since `holdfast store replace`; the configuration says {place.path}: "
                 "write the new path there."
@@ -56,7 +55,7 @@ def place_stores(configured: Sequence[StorePlace], cluster: Cluster) -> Placed:
         is_ours = slot.added is not None or slot.known_as
         if is_ours and name not in named and slot.path not in named:
             at = slot.added or Labels()
-            places.append(StorePlace(Path(slot.path), name, at.region, at.zone, at.host))
+            places.append(StorePlace(slot.where, name, at.region, at.zone, at.host))
     return Placed(tuple(places), cluster, tuple(remarks))
 
 

@@ -18,10 +18,11 @@ from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.node.cluster import Cluster, Slot, assign_slots, cluster_from, read_cluster, write_cluster
 from holdfast.node.config import Config, StorePlace
+from holdfast.node.config_cloud import Bucket, StorePath
+from holdfast.node.ground import Directories
 from holdfast.node.keeper import Held
 from holdfast.node.placing import place_stores
 from holdfast.recovery.report import StoreFound
-from holdfast.stores.directory import DirectoryOptions, attach, inspect
 from holdfast.stores.identity import Expected, Identity, Noted
 from holdfast.stores.port import Attachment, Store
 from holdfast.topology import Location
@@ -35,8 +36,7 @@ class OwnFound:
 
     def __init__(self, config: Config, clock: Clock, randomness: Randomness) -> None:
         self._config = config
-        self._clock = clock
-        self._randomness = randomness
+        self._ground = Directories(config, clock, randomness, timeout_s=ATTACH_TIMEOUT_S, writes_keys=False)
         self.held: dict[str, Held] = {}
         self.cluster = Cluster("", {})
         self.found: list[StoreFound] = []
@@ -45,11 +45,11 @@ class OwnFound:
         """Find and attach them; they are closed by `stack`. Raises Unavailable (none can be used), Fenced."""
         known = read_cluster(self._config.data) or Cluster("", {})
         places = place_stores(self._config.stores, known).places
-        seen: dict[Path, Identity] = {}
-        trouble: dict[Path, str] = {}
+        seen: dict[StorePath, Identity] = {}
+        trouble: dict[StorePath, str] = {}
         for place in places:
             try:
-                found = await inspect(place.path, timeout_s=ATTACH_TIMEOUT_S)
+                found = await self._ground.inspect(place.path)
             except HoldfastError as error:
                 trouble[place.path] = str(error)
                 continue
@@ -57,9 +57,12 @@ class OwnFound:
                 seen[place.path] = found.identity
             else:
                 trouble[place.path] = found.problem or ("empty" if found.exists else "not there")
-        self.cluster = self._cluster_of(seen, {place.path: place.slot for place in places if place.slot})
+        slots: dict[StorePath, str] = {place.path: place.slot for place in places if place.slot}
+        self.cluster = self._cluster_of(seen, slots)
         named = {place.path: place for place in assign_slots(places, self.cluster, seen)}
-        for place in places:
+        stack.callback(self._ground.rings.close)
+        # The directories first: they have the keys of what is sealed.
+        for place in sorted(places, key=lambda place: isinstance(place.path, Bucket)):
             await self._attach(named[place.path], seen.get(place.path), trouble.get(place.path, ""), stack)
         if not self.held:
             listed = "; ".join(f"{found.path}: {found.state}" for found in self.found)
@@ -68,7 +71,7 @@ class OwnFound:
     @property
     def stores(self) -> dict[StoreId, Store]:
         """Those that can be used."""
-        return {held.opened.id: held.opened for held in self.held.values() if held.opened is not None}
+        return {held.id: held.store for held in self.held.values() if held.id and held.store is not None}
 
     @property
     def locations(self) -> list[Location]:
@@ -105,6 +108,7 @@ class OwnFound:
                 noted=None,
                 device=held.device,
                 mounted=held.mounted,
+                bucket=held.place.path if isinstance(held.place.path, Bucket) else None,
             )
             try:
                 await held.opened.note_revision(incarnation, revision, timeout_s=ATTACH_TIMEOUT_S)
@@ -118,7 +122,7 @@ class OwnFound:
         write_cluster(self._config.data, self.cluster)
         return failed
 
-    def _cluster_of(self, seen: Mapping[Path, Identity], named: Mapping[Path, str]) -> Cluster:
+    def _cluster_of(self, seen: Mapping[StorePath, Identity], named: Mapping[StorePath, str]) -> Cluster:
         known, said = read_cluster(self._config.data), cluster_from(seen, named)
         if known is None and said is None:
             raise Unavailable(
@@ -148,14 +152,7 @@ class OwnFound:
             line.noted if line else None,
         )
         try:
-            attached = await attach(
-                place.path,
-                expected,
-                clock=self._clock,
-                randomness=self._randomness,
-                options=DirectoryOptions(bytes_reserve=self._config.limits.reserve_bytes),
-                timeout_s=ATTACH_TIMEOUT_S,
-            )
+            attached = await self._ground.attach(place.path, expected, initialise=False)
         except Fenced:
             raise
         except HoldfastError as error:
@@ -167,8 +164,11 @@ class OwnFound:
             self.found.append(StoreFound(str(place.path), place.slot, str(identity.store), state))
             return
         stack.push_async_callback(opened.close)
+        store = self._ground.dress(place.path, opened)
         held = Held(
-            place, Attachment.READY, "", opened.id, opened, opened, opened.device, mounted=opened.mounted
+            place, Attachment.READY, "", opened.id, opened, store, opened.device, mounted=opened.mounted
         )
         self.held[place.slot] = held
+        paths = [one.place.path for one in self.held.values()]
+        await self._ground.keep_keys([path for path in paths if isinstance(path, Path)])
         self.found.append(StoreFound(str(place.path), place.slot, str(identity.store), USED))

@@ -10,6 +10,7 @@ from holdfast.cluster.members import Member
 from holdfast.health import StoreHealth
 from holdfast.health.webhook import WebhookStatus
 from holdfast.index.port import IndexStatus
+from holdfast.node.bucket_report import bucket_status
 from holdfast.node.cluster import Cluster, Draining
 from holdfast.node.keeper import Held
 from holdfast.node.others import Remote
@@ -163,6 +164,7 @@ def _store_status(held: Held, role: str, usage: Usage | None, health: StoreHealt
         wrong_blocks=counts.wrong_blocks if counts else 0,
         overdue=counts.overdue if counts else 0,
         last_error=counts.last_error if counts else "",
+        bucket=bucket_status(place.path, held.opened, None),
     )
 
 

@@ -14,6 +14,7 @@ from holdfast.base.ids import StoreId
 from holdfast.base.wording import counted, of_all
 from holdfast.health.webhook import WebhookStatus
 from holdfast.index.port import IndexState, IndexStatus, MemberStatus
+from holdfast.node.bucket_report import BucketStatus
 from holdfast.recovery.keeping import RecoveryStatus, sentences_of
 from holdfast.scheme import Scheme
 from holdfast.topology import LEVELS, Level, Topology, place, survived
@@ -59,6 +60,7 @@ class StoreStatus(Struct, frozen=True, kw_only=True):
     overdue: int = 0
     last_error: str = ""
     trip_ms: float = 0.0
+    bucket: BucketStatus | None = None
 
     @property
     def well(self) -> bool:

@@ -18,7 +18,19 @@ from holdfast.base.wording import counted
 from holdfast.index.port import Index
 from holdfast.node.changing import Changes
 from holdfast.node.cluster import Draining
-from holdfast.node.config import StorePlace, read_label, read_slot
+from holdfast.node.config import StorePlace, placed, read_label, read_slot
+from holdfast.node.config_cloud import (
+    BYTES_MAX_DEFAULT,
+    Bucket,
+    StorePath,
+    is_bucket,
+    lines_of,
+    read_bucket,
+    read_capacity,
+    read_endpoint,
+    read_money,
+    read_profile,
+)
 from holdfast.node.keeper import Held, Keeper, retired_sentence
 from holdfast.node.leaving import Cost, cost_of_leaving, weaker_levels
 from holdfast.node.membership import Places
@@ -26,6 +38,11 @@ from holdfast.node.stores import Done
 from holdfast.scheme import Scheme
 from holdfast.stores.identity import Expected, judge
 from holdfast.stores.port import Attachment
+
+KEYS_WARNING = (
+    "It is sealed: whoever loses the key ring loses what lies there. "
+    "Keep a copy of the ring elsewhere: `holdfast keys export FILE`."
+)
 
 Asked = Mapping[str, str]
 """What a command was given: names and values."""
@@ -81,18 +98,34 @@ class StoreCommands:
                 f"There is a slot {slot!r} already, at {keeper.cluster.slots[slot].path}.",
                 hint="Name another, or none; or see `holdfast store replace`.",
             )
+        in_cloud = is_bucket(asked.get("path", ""))
         region, zone, host = (
-            read_label(asked.get(name) or (self._node if name == "host" else "") or "local")
+            read_label(asked.get(name) or (self._node if name == "host" and not in_cloud else "") or "local")
             for name in ("region", "zone", "host")
         )
-        place = StorePlace(await self._empty_directory(asked, slot), slot, region, zone, host)
+        given = StorePlace(await self._empty_place(asked, slot), slot, region, zone, host)
+        place = placed(given, Path("/")) if isinstance(given.path, Bucket) else given
         await self._changes.admit(place)
         self._membership.arrived(slot)
         self._tell(f"store {slot} was added at {place.path}")
         sentence = (
             f"{place.path} is store {slot} now. New objects go there, too; what there is spreads to it."
         )
-        return Done((sentence,), slot, str(place.path), place.region, place.zone, place.host)
+        return Done(
+            (sentence, *self._about_keys(place.path)),
+            slot,
+            str(place.path),
+            place.region,
+            place.zone,
+            place.host,
+            lines_of(place.path),
+        )
+
+    def _about_keys(self, path: StorePath) -> tuple[str, ...]:
+        """What whoever seals must know."""
+        if not isinstance(path, Bucket) or not path.sealed:
+            return ()
+        return (KEYS_WARNING,)
 
     async def _drain(self, asked: Asked) -> Done:
         keeper, slot = self._keeper, self._slot(asked)
@@ -166,9 +199,14 @@ class StoreCommands:
         keeper, slot = self._keeper, self._slot(asked)
         if keeper.cluster.slots[slot].known_as:
             raise InvalidInput(f"{slot} was replaced already, and goes when it is empty.")
-        path = await self._empty_directory(asked, slot)
+        path = await self._empty_place(asked, slot)
         held = keeper.held[slot]
         before = str(held.place.path)
+        if isinstance(path, Bucket) is not isinstance(held.place.path, Bucket):
+            raise InvalidInput(
+                f"{before} and {path} are not of one kind, and a part of the index may lie in a directory:",
+                hint=f"add {path} with `holdfast store add`, then drain and remove {slot}.",
+            )
         self._membership.check_can_do_without(slot)
         readable = held.opened is not None
         if not readable and not asked.get("force"):
@@ -195,6 +233,7 @@ class StoreCommands:
             place.region,
             place.zone,
             place.host,
+            lines_of(path),
         )
 
     async def _remove(self, asked: Asked) -> Done:
@@ -296,18 +335,17 @@ class StoreCommands:
         taken = {*cluster.slots, *(retired.slot for retired in cluster.retired)}
         return next(name for number in range(1, 10_000) if (name := f"disk{number}") not in taken)
 
-    async def _empty_directory(self, asked: Asked, slot: str) -> Path:
-        """The directory that was named, which is there, empty and nobody's. Raises InvalidInput, Fenced."""
-        path = Path(asked.get("path", ""))
-        if not path.is_absolute():
-            raise InvalidInput(f"{str(path)!r} is not the whole path of a directory:", hint="begin with /.")
+    async def _empty_place(self, asked: Asked, slot: str) -> StorePath:
+        """The directory or bucket that was named, which is there, empty and nobody's. Raises InvalidInput,
+        Fenced, and what asking a provider raises."""
+        path = asked_path(asked)
         for name, held in self._keeper.held.items():
             other = held.place.path
-            if path == other and name == slot and held.attachment is Attachment.MISSING:
+            if str(path) == str(other) and name == slot and held.attachment is Attachment.MISSING:
                 continue  # the directory that is empty because a disk is not mounted there
-            if path == other:
+            if str(path) == str(other):
                 raise InvalidInput(f"{path} is store {name} already.")
-            if path.is_relative_to(other) or other.is_relative_to(path):
+            if _overlap(path, other):
                 raise InvalidInput(f"{path} is in the way of store {name} at {other}:", hint="name another.")
         found = await self._keeper.inspect(path)
         if not found.exists:
@@ -321,6 +359,31 @@ class StoreCommands:
         if judgement.attachment is not Attachment.NEW:
             raise Fenced(f"{path} cannot be taken.", hint=judgement.reason)
         return path
+
+
+def asked_path(asked: Asked) -> StorePath:
+    """The directory or bucket that a command names. Raises InvalidInput."""
+    text = asked.get("path", "")
+    if is_bucket(text):
+        return Bucket(
+            read_bucket(text),
+            endpoint=read_endpoint(asked["endpoint"]) if asked.get("endpoint") else "",
+            bucket_region=read_label(asked["bucket_region"]) if asked.get("bucket_region") else "",
+            profile=read_profile(asked["profile"]) if asked.get("profile") else "",
+            sealed=not asked.get("unsealed"),
+            bytes_max=read_capacity(asked["capacity"]) if asked.get("capacity") else BYTES_MAX_DEFAULT,
+            price=read_money(asked.get("price", "")),
+        )
+    path = Path(text)
+    if not path.is_absolute():
+        raise InvalidInput(f"{text!r} is not the whole path of a directory:", hint="begin with /.")
+    return path
+
+
+def _overlap(path: StorePath, other: StorePath) -> bool:
+    if isinstance(path, Bucket):
+        return isinstance(other, Bucket) and path.overlaps(other)
+    return isinstance(other, Path) and (path.is_relative_to(other) or other.is_relative_to(path))
 
 
 def _holds(cost: Cost) -> str:

@@ -72,6 +72,7 @@ class StoreLister:
             holds_index=self._membership.is_member(status.slot),
             spare=held is not None and line is not None and held.place.spare and not line.stands_in_for,
             added=line is not None and line.added is not None and not line.known_as,
+            bucket=status.bucket,
             drain=self._drain_status(held, bytes_held, shards) if held is not None else None,
         )
 

@@ -17,6 +17,7 @@ from holdfast.base.errors import (
     Unavailable,
 )
 from holdfast.base.ids import StoreId
+from holdfast.node.bucket_report import BucketStatus
 
 STORES_PATH = "/-/stores"
 ACTIONS = ("add", "drain", "replace", "remove")
@@ -65,6 +66,7 @@ class StoreLine(Struct, frozen=True, kw_only=True):
     spare: bool = False
     added: bool = False
     drain: DrainStatus | None = None
+    bucket: BucketStatus | None = None
 
 
 class StoreList(Struct, frozen=True):
@@ -82,7 +84,7 @@ class StoreList(Struct, frozen=True):
 
 class Done(Struct, frozen=True):
     """What a command did, in sentences. `slot`, `path` and labels are those of a store that was added or put
-    in the place of another."""
+    in the place of another; `lines` are what a configuration file says of a bucket."""
 
     sentences: tuple[str, ...]
     slot: str = ""
@@ -90,6 +92,7 @@ class Done(Struct, frozen=True):
     region: str = ""
     zone: str = ""
     host: str = ""
+    lines: tuple[str, ...] = ()
 
 
 class Refusal(Struct, frozen=True):

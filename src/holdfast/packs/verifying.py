@@ -9,17 +9,17 @@ byte of every shard was read and agrees.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from concurrent.futures import Executor
 from enum import Enum
 from functools import partial
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from holdfast.base.checksums import Buffer
 from holdfast.base.clock import Clock
 from holdfast.base.errors import Damaged, HoldfastError
-from holdfast.base.ids import PackId, StoreId
+from holdfast.base.ids import PackId, StoreId, shard_name
 from holdfast.index.port import Index, Row, prefix_end
 from holdfast.packs.blaming import blame
 from holdfast.packs.errors import PackGone
@@ -32,6 +32,7 @@ from holdfast.scheme import Scheme
 from holdfast.stores.port import ShardUnreadable, Store
 
 PAGE = 500
+FIND_TIMEOUT_S = 10.0
 
 SHARD_READ_BYTES = 1 << 20
 """Most bytes of one shard that one call reads."""
@@ -108,10 +109,11 @@ class Verifier:
                 return
             start = page[-1].key + b"\0"
 
-    async def verify(self, known: KnownPack) -> PackReport:
-        """One pack. A fault is believed only if the row is still what it was. Raises PackGone."""
+    async def verify(self, known: KnownPack, unread: Collection[StoreId] = ()) -> PackReport:
+        """One pack. A fault is believed only if the row is still what it was. At the stores `unread` shards
+        are not read, since that costs money: it is only seen that they are there. Raises PackGone."""
         while True:
-            report = await self._verify(known)
+            report = await self._verify(known, unread)
             if report.state is PackHealth.WHOLE:
                 return report
             fresh = await self._rows.fresh(known.pack)
@@ -119,8 +121,11 @@ class Verifier:
                 return report
             known = fresh
 
-    async def _verify(self, known: KnownPack) -> PackReport:
+    async def _verify(self, known: KnownPack, unread: Collection[StoreId]) -> PackReport:
         look = _Look(known, self._faults_on_record(known), {}, set(), set())
+        if unread:
+            look.unread = {shard for shard, place in known.places.items() if place.store in unread}
+            await asyncio.gather(*[self._find(look, shard) for shard in look.unread - look.faults.keys()])
         stripes = known.layout.stripes
         chunk = _chunk_stripes(known)
         ahead = asyncio.create_task(self._read(look, 0, min(chunk, stripes)))
@@ -167,9 +172,20 @@ class Verifier:
         known = look.known
         block, _ = known.layout.blocks_of(first)
         count = sum(known.layout.blocks_of(stripe)[1] for stripe in range(first, end))
-        shards = [shard for shard in known.places if shard not in look.faults]
+        shards = [shard for shard in known.places if shard not in look.faults and shard not in look.unread]
         found = await asyncio.gather(*[self._read_shard(look, shard, block, count) for shard in shards])
         return {shard: data for shard, data in zip(shards, found, strict=True) if data is not None}
+
+    async def _find(self, look: "_Look", shard: int) -> None:
+        """See whether a shard is there, without reading it."""
+        place = look.known.places[shard]
+        try:
+            name = shard_name(look.known.pack, shard, place.attempt)
+            await self._stores[place.store].size(name, timeout_s=FIND_TIMEOUT_S)
+        except (Damaged, ShardUnreadable) as error:
+            self._fault(look, shard, str(error))
+        except HoldfastError as error:
+            look.faults[shard] = ShardFault(shard, place.store, f"cannot be seen: {error}", in_doubt=True)
 
     async def _read_shard(self, look: "_Look", shard: int, block: int, count: int) -> Buffer | None:
         known = look.known
@@ -259,6 +275,7 @@ class _Look(Struct):
     condemned: set[int]
     wrong: set[int]
     bytes_read: int = 0
+    unread: set[int] = field(default_factory=set)
 
 
 def _entries(look: _Look, shard: int, block: int, data: Buffer) -> Buffer:

@@ -9,10 +9,13 @@ import re
 from msgspec import Struct
 from obstore.store import S3Store
 
+from holdfast.base.clock import Clock
 from holdfast.base.errors import InvalidInput
+from holdfast.stores.cloud.profiles import Profile
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 _PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*\Z")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+/?\Z")
 _PREFIX_BYTES_MAX = 512
 _REQUEST_S_MAX = 300
 _CONNECT_S = 5
@@ -29,6 +32,9 @@ class CloudAddress(Struct, frozen=True):
         """As it is written in a configuration."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
+    def __str__(self) -> str:
+        return self.url
+
 
 class S3Credentials(Struct, frozen=True):
     """A key pair, where it does not come from the usual places. It prints as its id alone."""
@@ -42,12 +48,14 @@ class S3Credentials(Struct, frozen=True):
 
 
 class S3Access(Struct, frozen=True):
-    """How to come to a bucket. `endpoint` is empty for Amazon's own; `credentials` of None are those of the
-    environment, of the container or of the instance's role."""
+    """How to come to a bucket. `endpoint` is empty for Amazon's own. `profile` names a section of the file
+    that clients of Amazon keep credentials in; without it, and with `credentials` of None, they are those of
+    the environment, of the container or of the instance's role."""
 
     region: str
     endpoint: str = ""
     credentials: S3Credentials | None = None
+    profile: str = ""
 
 
 def parse_address(url: str) -> CloudAddress:
@@ -73,14 +81,21 @@ def parse_address(url: str) -> CloudAddress:
     return CloudAddress(bucket, prefix)
 
 
-def open_bucket(address: CloudAddress, access: S3Access) -> S3Store:
-    """A client of the bucket; nothing is asked of anybody yet. It repeats nothing of its own accord: what is
-    tried again, and how long, is decided in one place, by CloudStore. Raises InvalidInput."""
-    if access.endpoint and not re.match(r"https?://[A-Za-z0-9.\[\]:-]+/?\Z", access.endpoint):
+def check_endpoint(endpoint: str) -> None:
+    """Raise InvalidInput unless this is the address of a server; it is not repeated."""
+    if not _ENDPOINT.match(endpoint):
+        # What stands before an @ may be a secret.
         raise InvalidInput(
-            f"The endpoint of bucket {address.bucket} is no address of a server.",
+            "The endpoint of a bucket is no address of a server.",
             hint="Write it as https://host or https://host:port; keys do not belong there.",
         )
+
+
+def open_bucket(address: CloudAddress, access: S3Access, clock: Clock) -> S3Store:
+    """A client of the bucket; nothing is asked of anybody yet. It repeats nothing of its own accord: what is
+    tried again, and how long, is decided in one place, by CloudStore. Raises InvalidInput."""
+    if access.endpoint:
+        check_endpoint(access.endpoint)
     keys = {}
     if access.credentials is not None:
         keys = {
@@ -90,11 +105,14 @@ def open_bucket(address: CloudAddress, access: S3Access) -> S3Store:
         if access.credentials.session_token:
             keys["session_token"] = access.credentials.session_token
     if access.endpoint:
-        keys["endpoint"] = access.endpoint.rstrip("/")
+        # Both: a variable of the environment for the second would have the last word.
+        keys["endpoint"] = keys["aws_endpoint_url_s3"] = access.endpoint.rstrip("/")
     return S3Store(
         address.bucket,
         prefix=address.prefix or None,
         region=access.region,
+        conditional_put="etag",
+        credential_provider=Profile(access.profile, clock) if access.profile else None,
         client_options={
             "allow_http": access.endpoint.startswith("http://"),
             "connect_timeout": f"{_CONNECT_S}s",

@@ -1,18 +1,15 @@
 """A bucket as a store: the port over an S3 client.
 
 What must hold: a blob is written by one conditional request, so that no name is ever written over and nobody
-sees half a blob; every call ends by its time-out; whatever may be otherwise in a moment is asked again within
-the budget and before the deadline, and nothing else is; and a put that was repeated tells the truth about a
-name that is taken: it may have been taken by the first attempt, whose answer was lost.
+sees half a blob; every call ends by its time-out. What is asked again, and what refusals mean, is in
+`requests`; who lives in a bucket in `place`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-import obstore
 from msgspec import Struct
-from obstore.store import S3Store
+from msgspec.structs import replace
 
 from holdfast.base.checksums import Buffer
 from holdfast.base.clock import Clock
@@ -21,57 +18,44 @@ from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.stores.cloud.address import CloudAddress, S3Access, open_bucket
 from holdfast.stores.cloud.counting import Count
-from holdfast.stores.cloud.failures import AGAIN, CLIENT_ERRORS, Failure, Trouble, judge
-from holdfast.stores.cloud.retrying import Retries, RetryLimits
+from holdfast.stores.cloud.place import note
+from holdfast.stores.cloud.requests import PAGE, Bucket, Requests
+from holdfast.stores.cloud.retrying import RetryLimits
 from holdfast.stores.cloud.spans import stretches
-from holdfast.stores.port import (
-    NAME,
-    Range,
-    ShardExists,
-    ShardMissing,
-    ShardTruncated,
-    StoreBusy,
-    StoreFailed,
-    StoreFull,
-    StoreOverdue,
-    Usage,
-    check_name,
-)
+from holdfast.stores.identity import Identity, Noted
+from holdfast.stores.port import Range, ShardExists, StoreFull, Usage, check_name
 
-T = TypeVar("T")
 Views = list[memoryview]
-Sizes = list[tuple[str, int]]
 
-_SHARDS = "shards"
+SHARDS = "shards"
 _PROBES = "probe"
 _PROBE_BYTES = 4096
-_PAGE = 1000
 _PAGES_AT_ONCE = 10
 
 
 class CloudOptions(Struct, frozen=True):
     """`bytes_max` is what may lie in the bucket, `bytes_reserve` the part of it that is kept free. What is
-    there is counted once in `count_again_s`, by listing it. At most `reads_at_once` requests are made for one
+    there is counted once in `count_again_s`, by listing it; how far the index is, is noted once in
+    `note_again_s`. At most `reads_at_once` requests are made for one
     `get`."""
 
     bytes_max: int = 1 << 50
     bytes_reserve: int = 1 << 30
     count_again_s: float = 86_400.0
+    note_again_s: float = 3600.0
     reads_at_once: int = 8
     retries: RetryLimits = RetryLimits()
 
 
-class _Refused(Exception):
-    """A request that will not go well, and why."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.said)
-        self.failure = failure
-
-
 class CloudStore:
-    """The store `id` in the bucket at `address`. It neither looks at who the store is nor bounds how many
-    calls are under way."""
+    """The store `id` in a bucket. It neither looks at who the store is nor bounds how many calls are under
+    way. `device` and `mounted` are what they are for all stores: a bucket is its own failure domain, and is
+    never unmounted. `identity` is who moved in, where somebody looked (`attach`)."""
+
+    mounted = False
+    trip_s: float | None
+    """How far away it is, in seconds, as the last probe found; None before the first."""
+    _trip_s: float | None
 
     def __init__(
         self,
@@ -86,15 +70,35 @@ class CloudStore:
         self._options = options or CloudOptions()
         assert 0 <= self._options.bytes_reserve < self._options.bytes_max
         assert self._options.reads_at_once >= 1
-        self._id = id
-        self._address = address
-        self._bucket: S3Store = open_bucket(address, access)
+        self._bucket = Bucket(
+            open_bucket(address, access, clock), address, clock, randomness, self._options.retries
+        )
         self._clock = clock
         self._randomness = randomness
-        self._retries = Retries(self._options.retries)
         self._count = Count(self._options.count_again_s)
         self._counting = False
-        self._closed = False
+        self._noted_at = float("-inf")
+        self._be(id)
+
+    @classmethod
+    def of(
+        cls, bucket: Bucket, identity: Identity, clock: Clock, randomness: Randomness, options: CloudOptions
+    ) -> "CloudStore":
+        """The store of that identity, in a bucket that is open."""
+        store = cls.__new__(cls)
+        store._options, store._bucket, store._clock, store._randomness = options, bucket, clock, randomness
+        store._count, store._counting = Count(options.count_again_s), False
+        store._noted_at = float("-inf")
+        store._be(identity.store)
+        store.identity = identity
+        return store
+
+    def _be(self, id: StoreId) -> None:
+        self.trip_s = self._trip_s = None
+        self._id = self._bucket.store = id
+        self._bucket.who = f"Store {id} ({self._bucket.address})"
+        self.identity = Identity(id, "", "")
+        self.device = str(self._bucket.address)
 
     @property
     def id(self) -> StoreId:
@@ -103,7 +107,17 @@ class CloudStore:
     @property
     def address(self) -> CloudAddress:
         """Where it is."""
-        return self._address
+        return self._bucket.address
+
+    @property
+    def bytes_used(self) -> int:
+        """What lies there, as far as is known."""
+        return self._count.used
+
+    @property
+    def requests(self) -> Requests:
+        """What was asked of the provider since the store was attached; it goes on growing."""
+        return self._bucket.requests
 
     async def put(
         self, name: str, data: Sequence[Buffer], *, timeout_s: float, reserve_share: float = 0.0
@@ -118,7 +132,7 @@ class CloudStore:
                 "it may have.",
                 store=self._id,
             )
-        await self._create(f"{_SHARDS}/{name}", blob, timeout_s)
+        await self._bucket.create(f"{SHARDS}/{name}", blob, timeout_s)
         self._count.put(len(blob))
 
     async def get(
@@ -145,29 +159,19 @@ class CloudStore:
 
     async def size(self, name: str, *, timeout_s: float) -> int:
         check_name(name)
-        path = f"{_SHARDS}/{name}"
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        try:
-            meta = await self._call(lambda: obstore.head_async(self._bucket, path), deadline, timeout_s)
-        except _Refused as refused:
-            if refused.failure.trouble is not Trouble.UNTOLD:
-                raise self._failed(refused.failure, name) from None
-            # An answer to HEAD has no code: whether the blob is gone or its bucket, a read tells.
-            await self._read(name, Range(0, 1), deadline, timeout_s)
-            raise self._failed(refused.failure, name) from None
-        return meta["size"]
+        return await self._bucket.size(f"{SHARDS}/{name}", timeout_s)
 
     async def delete(self, name: str, *, timeout_s: float) -> None:
         check_name(name)
-        await self._remove(f"{_SHARDS}/{name}", timeout_s)
+        await self._bucket.remove(f"{SHARDS}/{name}", timeout_s)
 
     async def list(self, after: str, *, limit: int, timeout_s: float) -> list[str]:
         assert limit >= 1
-        return [name for name, _ in await self._page(after, limit, timeout_s)]
+        return [name for name, _ in await self._bucket.page(SHARDS, after, limit, timeout_s)]
 
     async def usage(self, *, timeout_s: float) -> Usage:
         """From the last count, and what this node put since."""
-        self._check(timeout_s)
+        self._bucket.check(timeout_s)
         if not self._counting:
             self._counting = True
             try:
@@ -181,14 +185,22 @@ class CloudStore:
         deadline = asyncio.get_running_loop().time() + timeout_s
         path = f"{_PROBES}/{self._randomness.token(16).hex()}"
         content = self._randomness.token(_PROBE_BYTES)
-        self._check(timeout_s)
+        self._bucket.check(timeout_s)
         if self._bytes_free() <= 0:
             raise StoreFull(f"Store {self._id} is full.", store=self._id)
-        await self._create(path, content, timeout_s)
-        found = await self._read_path(path, Range(0, _PROBE_BYTES), deadline, timeout_s)
-        await self._remove(path, deadline - asyncio.get_running_loop().time())
+        began = self._clock.monotonic()
+        await self._bucket.create(path, content, timeout_s)
+        found = await self._bucket.read(path, Range(0, _PROBE_BYTES), deadline, timeout_s)
+        await self._bucket.remove(path, deadline - asyncio.get_running_loop().time())
+        # What is not the way is little at a provider: all of a probe but a third is taken for it.
+        self.trip_s = self._trip_s = (self._clock.monotonic() - began) / 2
         if found != content:
             raise Damaged(f"Store {self._id} gave back other bytes than it was given.", store=self._id)
+
+    def take_trip_s(self) -> float | None:
+        """How far away it is, in seconds, if that was measured since the last time this was asked."""
+        trip_s, self._trip_s = self._trip_s, None
+        return trip_s
 
     async def prove_create_only(self, *, timeout_s: float) -> None:
         """Return when the provider was seen to refuse a name that is taken. There are some that take no
@@ -196,115 +208,32 @@ class CloudStore:
         them, and else as `put`."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         path = f"{_PROBES}/{self._randomness.token(16).hex()}"
-        await self._create(path, b"first", timeout_s)
+        await self._bucket.create(path, b"first", timeout_s)
         try:
-            await self._create(path, b"second", deadline - asyncio.get_running_loop().time())
+            await self._bucket.create(path, b"second", deadline - asyncio.get_running_loop().time())
         except ShardExists:
             return
         finally:
-            await self._remove(path, max(1.0, deadline - asyncio.get_running_loop().time()))
+            await self._bucket.remove(path, max(1.0, deadline - asyncio.get_running_loop().time()))
         raise InvalidInput(
-            f"The server of {self._address.url} writes over what is there, although it was told not to.",
+            f"The server of {self.address} writes over what is there, although it was told not to.",
             hint="Use a provider, or a version of its server, that knows conditional writes (If-None-Match).",
         )
 
+    async def note_revision(self, incarnation: str, revision: int, *, timeout_s: float) -> None:
+        """Note that the index was seen at `revision`; durable when it returns. It costs requests, so that of
+        one incarnation no more than one in `note_again_s` is written: `identity` says what is. Raises as
+        `put`."""
+        seen, now = self.identity.noted, self._clock.monotonic()
+        recent = now - self._noted_at < self._options.note_again_s
+        if seen is not None and seen.incarnation == incarnation and (recent or seen.revision >= revision):
+            return
+        noted = await note(self._bucket, Noted(incarnation, revision), timeout_s)
+        self._noted_at = now
+        self.identity = replace(self.identity, noted=noted)
+
     async def close(self) -> None:
-        self._closed = True
-
-    # Requests
-
-    async def _create(self, path: str, blob: bytes, timeout_s: float) -> None:
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        attempts = 0
-
-        async def write() -> None:
-            nonlocal attempts
-            attempts += 1
-            await obstore.put_async(self._bucket, path, blob, mode="create", use_multipart=False)
-
-        name = path.rpartition("/")[2]
-        try:
-            await self._call(write, deadline, timeout_s)
-        except _Refused as refused:
-            if refused.failure.trouble is not Trouble.EXISTS:
-                raise self._failed(refused.failure, name) from None
-            if attempts == 1 or not await self._is_there(path, blob, deadline, timeout_s):
-                raise self._failed(refused.failure, name) from None
-
-    async def _is_there(self, path: str, blob: bytes, deadline: float, timeout_s: float) -> bool:
-        """Whether exactly this blob is under the name."""
-        try:
-            meta = await self._call(lambda: obstore.head_async(self._bucket, path), deadline, timeout_s)
-            if meta["size"] != len(blob):
-                return False
-            return not blob or await self._read_path(path, Range(0, len(blob)), deadline, timeout_s) == blob
-        except _Refused as refused:
-            if refused.failure.trouble in (Trouble.MISSING, Trouble.UNTOLD):
-                return False
-            raise self._failed(refused.failure, path.rpartition("/")[2]) from None
-
-    async def _remove(self, path: str, timeout_s: float) -> None:
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        try:
-            await self._call(lambda: obstore.delete_async(self._bucket, path), deadline, timeout_s)
-        except _Refused as refused:
-            # A name that is not there is no error to S3. A server that says "not found" does not know the
-            # request, and has deleted nothing.
-            raise self._failed(refused.failure, "") from None
-
-    async def _read_all(self, name: str, wanted: Sequence[Range], deadline: float, timeout_s: float) -> Views:
-        if len(wanted) == 1:
-            return [await self._read(name, wanted[0], deadline, timeout_s)]
-        reads = [asyncio.ensure_future(self._read(name, each, deadline, timeout_s)) for each in wanted]
-        try:
-            return list(await asyncio.gather(*reads))
-        finally:
-            for read in reads:
-                read.cancel()
-            await asyncio.gather(*reads, return_exceptions=True)
-
-    async def _read(self, name: str, range_: Range, deadline: float, timeout_s: float) -> memoryview:
-        return await self._read_path(f"{_SHARDS}/{name}", range_, deadline, timeout_s)
-
-    async def _read_path(self, path: str, range_: Range, deadline: float, timeout_s: float) -> memoryview:
-        name = path.rpartition("/")[2]
-        offset, length = range_
-        try:
-            content = await self._call(
-                lambda: obstore.get_range_async(self._bucket, path, start=offset, length=length),
-                deadline,
-                timeout_s,
-            )
-        except _Refused as refused:
-            raise self._failed(refused.failure, name) from None
-        view = memoryview(content)
-        if len(view) != length:
-            raise self._failed(Failure(Trouble.BEHIND_THE_END, f"{len(view)} of {length} bytes"), name)
-        return view
-
-    async def _page(self, after: str, limit: int, timeout_s: float) -> Sizes:
-        """Up to `limit` names behind `after`, with their sizes."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        offset = f"{_SHARDS}/{after}" if after else None
-
-        async def read() -> Sizes:
-            found: Sizes = []
-            async for chunk in obstore.list(
-                self._bucket, _SHARDS, offset=offset, chunk_size=min(limit, _PAGE)
-            ):
-                for each in chunk:
-                    name = each["path"].removeprefix(f"{_SHARDS}/")
-                    # Whatever else somebody put there is not ours.
-                    if NAME.match(name):
-                        found.append((name, each["size"]))
-                if len(found) >= limit:
-                    break
-            return found[:limit]
-
-        try:
-            return await self._call(read, deadline, timeout_s)
-        except _Refused as refused:
-            raise self._failed(refused.failure, "") from None
+        self._bucket.close()
 
     async def _go_on_counting(self, timeout_s: float) -> None:
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -312,71 +241,20 @@ class CloudStore:
             if not self._count.is_due(self._clock.monotonic()):
                 return
             left_s = deadline - asyncio.get_running_loop().time()
-            page = await self._page(self._count.after, _PAGE, left_s)
+            page = await self._bucket.page(SHARDS, self._count.after, PAGE, left_s)
             self._count.page(page[-1][0] if page else "", sum(size for _, size in page))
 
-    async def _call(self, ask: Callable[[], Awaitable[T]], deadline: float, timeout_s: float) -> T:
-        """What `ask` answers, asked again where that may help. Raises _Refused, StoreOverdue, StoreFailed."""
-        loop = asyncio.get_running_loop()
-        attempt = 0
-        while True:
-            attempt += 1
-            self._check(deadline - loop.time(), timeout_s)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    answer = await ask()
-            except TimeoutError:
-                raise self._overdue(timeout_s) from None
-            except CLIENT_ERRORS as error:
-                failure = judge(error)
-            else:
-                self._retries.succeeded()
-                return answer
-            if failure.trouble not in AGAIN:
-                raise _Refused(failure)
-            wait_s = self._retries.wait_s(attempt, deadline - loop.time(), self._randomness.fraction())
-            if wait_s is None:
-                raise _Refused(failure)
-            await self._clock.sleep(wait_s)
+    async def _read_all(self, name: str, wanted: Sequence[Range], deadline: float, timeout_s: float) -> Views:
+        path = f"{SHARDS}/{name}"
+        if len(wanted) == 1:
+            return [await self._bucket.read(path, wanted[0], deadline, timeout_s)]
+        reads = [asyncio.ensure_future(self._bucket.read(path, each, deadline, timeout_s)) for each in wanted]
+        try:
+            return list(await asyncio.gather(*reads))
+        finally:
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
 
     def _bytes_free(self) -> int:
         return self._options.bytes_max - self._options.bytes_reserve - self._count.used
-
-    def _check(self, left_s: float, timeout_s: float | None = None) -> None:
-        if self._closed:
-            raise StoreFailed(f"Store {self._id} is closed.", store=self._id)
-        if left_s <= 0:
-            raise self._overdue(left_s if timeout_s is None else timeout_s)
-
-    def _overdue(self, timeout_s: float) -> StoreOverdue:
-        return StoreOverdue(f"Store {self._id} did not answer in {timeout_s:g} s.", store=self._id)
-
-    def _failed(
-        self, failure: Failure, name: str
-    ) -> ShardMissing | ShardExists | ShardTruncated | StoreBusy | StoreFailed:
-        """The port's error for what the provider said."""
-        where = f"Store {self._id} ({self._address.url})"
-        match failure.trouble:
-            case Trouble.MISSING if name:
-                return ShardMissing(f"{where} has no blob {name}.", store=self._id, name=name)
-            case Trouble.EXISTS:
-                return ShardExists(f"{where} has a blob {name} already.", store=self._id, name=name)
-            case Trouble.BEHIND_THE_END:
-                return ShardTruncated(
-                    f"Blob {name} of store {self._id} ends before what was asked for.",
-                    store=self._id,
-                    name=name,
-                )
-            case Trouble.THROTTLED:
-                return StoreBusy(
-                    f"{where} asks for fewer requests ({failure.said}).", store=self._id, said=failure.said
-                )
-            case Trouble.REFUSED:
-                return StoreFailed(
-                    f"{where} does not take the credentials ({failure.said}).",
-                    hint="Look whether they have expired, and what they allow.",
-                    store=self._id,
-                    said=failure.said,
-                )
-            case _:
-                return StoreFailed(f"{where} failed ({failure.said}).", store=self._id, said=failure.said)

@@ -15,6 +15,7 @@ from holdfast.base.ids import StoreId
 from holdfast.stores.port import (
     ShardExists,
     ShardMissing,
+    ShardSpoiled,
     ShardTruncated,
     ShardUnreadable,
     StoreBusy,
@@ -54,6 +55,7 @@ class Kind(Enum):
     SHARD_MISSING = ("ShardMissing", 404)
     SHARD_TRUNCATED = ("ShardTruncated", 416)
     SHARD_UNREADABLE = ("ShardUnreadable", 500)
+    SHARD_SPOILED = ("ShardSpoiled", 500)
     DAMAGED = ("Damaged", 500)
     STORE_FULL = ("StoreFull", 507)
     STORE_READ_ONLY = ("StoreReadOnly", 403)
@@ -99,6 +101,7 @@ _KINDS: dict[type[HoldfastError], Kind] = {
     ShardExists: Kind.SHARD_EXISTS,
     ShardMissing: Kind.SHARD_MISSING,
     ShardTruncated: Kind.SHARD_TRUNCATED,
+    ShardSpoiled: Kind.SHARD_SPOILED,
     ShardUnreadable: Kind.SHARD_UNREADABLE,
     StoreFull: Kind.STORE_FULL,
     StoreReadOnly: Kind.STORE_READ_ONLY,

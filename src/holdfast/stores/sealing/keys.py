@@ -72,6 +72,18 @@ class KeyRing:
         """The key of that id."""
         return self._by_id.get(id)
 
+    def joined(self, other: "KeyRing") -> "KeyRing":
+        """All keys of both; those that only the other has count as older. Raises InvalidInput when they are
+        too many."""
+        older = tuple(key for key in other.keys if key.id not in self._by_id)
+        if len(older) + len(self.keys) > KEYS_MAX:
+            raise InvalidInput(f"Two key rings have more than {KEYS_MAX} keys together.")
+        return KeyRing((*older, *self.keys)) if older else self
+
+    def with_newest(self, key: Key) -> "KeyRing":
+        """This ring, with a key as its newest."""
+        return KeyRing((*(one for one in self.keys if one.id != key.id), key))
+
     def rotated(self, randomness: Randomness) -> "KeyRing":
         """This ring with a new key as its newest. Raises InvalidInput when the ring is full."""
         if len(self.keys) >= KEYS_MAX:

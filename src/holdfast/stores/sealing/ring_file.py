@@ -2,7 +2,7 @@
 
 What must hold: only its owner can read it, and one that others can read is refused, not used; a crash
 leaves the old ring or the new one, whole; making one never takes the place of one that is there, and a change
-never takes away a key that it was not told to.
+never takes away a key that it was not told to; and what the disk refuses is told as Unavailable.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from holdfast.base.errors import InvalidInput
+from holdfast.base.errors import InvalidInput, Unavailable
 from holdfast.base.randomness import Randomness
 from holdfast.stores.sealing.keys import KEYS_MAX, KeyRing, decode_ring, encode_ring, new_key
 
@@ -48,34 +48,59 @@ def read_ring(path: Path) -> KeyRing:
 def create_ring(path: Path, randomness: Randomness) -> KeyRing:
     """A new ring of one key. Raises InvalidInput when there is something at the path."""
     ring = KeyRing((new_key(randomness),))
-    temporary = _write_beside(path, ring, randomness)
-    try:
-        os.link(temporary, path, follow_symlinks=False)
-    except FileExistsError:
-        raise InvalidInput(
-            f"There is a key ring {path} already.", hint="What it sealed needs it: add a key to it instead."
-        ) from None
-    finally:
-        temporary.unlink()
-    _sync_folder(path)
+    save_ring(path, ring, randomness)
     return ring
+
+
+def save_ring(path: Path, ring: KeyRing, randomness: Randomness) -> None:
+    """Write a ring to a new file. Raises InvalidInput when there is something at the path, Unavailable."""
+    try:
+        temporary = _write_beside(path, ring, randomness)
+        try:
+            os.link(temporary, path, follow_symlinks=False)
+        except FileExistsError:
+            raise InvalidInput(
+                f"There is a key ring {path} already.",
+                hint="What it sealed needs it: add a key to it instead.",
+            ) from None
+        finally:
+            temporary.unlink()
+        _sync_folder(path)
+    except OSError as error:
+        raise _unwritten(path, error) from None
 
 
 def change_ring(path: Path, change: Callable[[KeyRing], KeyRing], randomness: Randomness) -> KeyRing:
     """Put `change(ring)` in the place of the ring in a file, as `KeyRing.rotated` or `without` make it. One
-    change at a time: a second one is refused. Raises InvalidInput."""
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    change at a time: a second one is refused. Raises InvalidInput, Unavailable."""
     try:
+        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(f"The key ring {path} is being changed.", hint="Try again.") from None
-        ring = change(read_ring(path))
-        _write_beside(path, ring, randomness).replace(path)
-        _sync_folder(path)
-        return ring
-    finally:
-        os.close(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InvalidInput(f"The key ring {path} is being changed.", hint="Try again.") from None
+            ring = change(read_ring(path))
+            temporary = _write_beside(path, ring, randomness)
+            try:
+                temporary.replace(path)
+            except OSError:
+                temporary.unlink()
+                raise
+            _sync_folder(path)
+            return ring
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"The key ring {path} cannot be written ({error.strerror}).",
+        hint="Give this user room and the right to write there.",
+        path=str(path),
+    )
 
 
 def _write_beside(path: Path, ring: KeyRing, randomness: Randomness) -> Path:
