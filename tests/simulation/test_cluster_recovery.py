@@ -28,7 +28,7 @@ from tests.kit.recovery_world import recover_from
 from tests.simulation.cluster_clients import ClusterBook, ClusterClient
 from tests.simulation.cluster_loop import run_pausable
 from tests.simulation.cluster_proofs import check_shards, until_kept, until_tidy, until_whole
-from tests.simulation.cluster_run import CLIENTS, LAYOUTS, UNEVEN_BYTES, _make_buckets
+from tests.simulation.cluster_run import CLIENTS, LAYOUTS, UNEVEN_BYTES, make_buckets
 from tests.simulation.cluster_world import ClusterWorld
 from tests.simulation.run import BUCKETS, on_its_own
 
@@ -131,7 +131,7 @@ async def one_life(seed: int, *, goes_on: bool) -> None:
     world = ClusterWorld(f"lost index {seed}", LAYOUTS[seed % len(LAYOUTS)])
     try:
         await world.start()
-        await _make_buckets(world)
+        await make_buckets(world)
         seen, behind_s = await work_until_all_is_lost(world, plan)
         lost_at = world.clock.monotonic()
         # What is still on its way to the old index is decided there, and seen by nobody.
