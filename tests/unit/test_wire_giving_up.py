@@ -39,6 +39,9 @@ class Waits:
     def is_internal(self, head: Head) -> bool:
         return False
 
+    def answer_at_once(self, exchange: Exchange) -> bool:
+        return False
+
     def refuse(self, error: HeadError) -> tuple[int, str, bytes]:
         return error.status, "Content-Length: 0\r\n", b""
 

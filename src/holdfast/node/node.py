@@ -66,7 +66,7 @@ from holdfast.packs.promising import Promises, choose_scheme
 from holdfast.packs.storage import Packs
 from holdfast.packs.verifying import PackReport, Verifier
 from holdfast.packs.watched import WatchedIndex
-from holdfast.s3.face import AdminAnswer, AdminRequest, Route
+from holdfast.s3.face import AdminAnswer, AdminRequest, Route, route_at_once
 from holdfast.s3.server import S3Server
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store
@@ -82,6 +82,9 @@ VERIFYING_THREADS = 2
 LINGER_S = 2.0
 """How long a node of a cluster goes on with taking requests once it says that it is not ready: balancers ask
 each second."""
+
+LATE_S = 0.5
+"""A turn of the loop that takes longer has too much in it: balancers ask another node beside after less."""
 
 EVENTS_SHOWN = 20
 
@@ -193,7 +196,9 @@ class Node:
             region=config.region,
             base_domains=(config.domain,) if config.domain else (),
             limits=ServerLimits(
-                connections_max=connections_allowed(files_allowed()), requests_max=config.limits.requests_max
+                connections_max=connections_allowed(files_allowed()),
+                requests_max=config.limits.requests_max,
+                late_s=LATE_S,
             ),
             routes=self._routes(),
             observer=self._background.observing(watching.requests),
@@ -525,8 +530,8 @@ class Node:
         telling = telling_routes(self.joining, self._secrets.balancers) if self.joining is not None else {}
         return {
             **telling,
-            "/-/live": Route(self._answer_live, signed=False),
-            "/-/ready": Route(self._answer_ready, signed=False),
+            "/-/live": route_at_once(self._answer_live),
+            "/-/ready": route_at_once(self._answer_ready),
             "/-/status": Route(self._answer_status, signed=True),
             "/-/events": Route(self._events.answer, signed=True),
             CHORES_PATH: Route(
@@ -540,10 +545,10 @@ class Node:
             **bucket_routes(self._objects, self._background.census),
         }
 
-    async def _answer_live(self, request: AdminRequest) -> AdminAnswer:
+    def _answer_live(self, request: AdminRequest) -> AdminAnswer:
         return AdminAnswer(200, b'{"live":true}')
 
-    async def _answer_ready(self, request: AdminRequest) -> AdminAnswer:
+    def _answer_ready(self, request: AdminRequest) -> AdminAnswer:
         ready = self._index.status().state is IndexState.SERVING
         if self.joining is not None:
             ready = ready and self.joining.is_ready

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from holdfast.cluster.members import Member
 from holdfast.cluster.telling import FORMAT, MEMBERS_PATH, PROOF_HEADER, Told, ToldNode, answer, is_proven
 from holdfast.node.joining import Joining
-from holdfast.s3.face import AdminAnswer, AdminRequest, Route
+from holdfast.s3.face import AdminAnswer, AdminRequest, Route, route_at_once
 
 
 def told_node(member: Member) -> ToldNode:
@@ -21,7 +21,7 @@ def told_node(member: Member) -> ToldNode:
 def telling_routes(joining: Joining, secrets: Sequence[str]) -> Mapping[str, Route]:
     """The internal path of a node in a cluster. `secrets` is looked at anew for each question."""
 
-    async def tell(request: AdminRequest) -> AdminAnswer:
+    def tell(request: AdminRequest) -> AdminAnswer:
         nonce = request.query.get("nonce", "")
         proof = request.headers.get(PROOF_HEADER, "")
         secret = next((one for one in secrets if is_proven(one, nonce, proof)), None)
@@ -33,4 +33,4 @@ def telling_routes(joining: Joining, secrets: Sequence[str]) -> Mapping[str, Rou
         told = Told(FORMAT, joining.identity.cluster, joining.name, nodes)
         return AdminAnswer(200, answer(secret, nonce, told))
 
-    return {MEMBERS_PATH: Route(tell, signed=False, methods=frozenset({"GET"}))}
+    return {MEMBERS_PATH: route_at_once(tell, frozenset({"GET"}))}

@@ -68,11 +68,24 @@ class AdminAnswer(NamedTuple):
 
 
 class Route(NamedTuple):
-    """An internal path: who answers, to which methods, and whether the request must be signed."""
+    """An internal path: who answers, to which methods, and whether the request must be signed. What can be
+    answered `at_once` does not wait behind what else the node does (see `route_at_once`)."""
 
     answer: Callable[[AdminRequest], Awaitable[AdminAnswer]]
     signed: bool
     methods: frozenset[str] = frozenset({"GET", "HEAD"})
+    at_once: Callable[[AdminRequest], AdminAnswer] | None = None
+
+
+def route_at_once(
+    answer: Callable[[AdminRequest], AdminAnswer], methods: frozenset[str] = frozenset({"GET", "HEAD"})
+) -> Route:
+    """An open path whose answer waits for nothing, and must not raise."""
+
+    async def answer_in_turn(request: AdminRequest) -> AdminAnswer:
+        return answer(request)
+
+    return Route(answer_in_turn, signed=False, methods=methods, at_once=answer)
 
 
 Routes = Mapping[str, Route]
@@ -119,6 +132,26 @@ class Face:
         self._second = -1
         self._trouble_second = -1
         self._common = ""
+
+    def answer_at_once(self, exchange: Exchange) -> bool:
+        """Whether the request was answered, without its turn."""
+        head = exchange.head
+        found = self._routes.get(head.path)
+        if found is None or found.at_once is None or head.method not in found.methods:
+            return False
+        try:
+            asked = _parameters(parse_query(head.query) if head.query else ())
+        except S3Error:
+            return False
+        answer = found.at_once(AdminRequest(head.method, head.path, asked, b"", head.headers))
+        response = Response(answer.status, [("Content-Type", answer.content_type)], answer.body)
+        request_id, _ = self._identify(head)
+        exchange.respond(
+            response.status,
+            self._fields(response, request_id, self._clock.wall()),
+            b"" if head.method == "HEAD" else response.body,
+        )
+        return True
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request."""

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import cast
 
 from holdfast.base.checksums import Buffer
+from holdfast.wire.admission import Admission
 from holdfast.wire.chunked import ChunkedDecoder, ChunkError
 from holdfast.wire.exchange import (
     Application,
@@ -58,6 +59,7 @@ class Shared:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
+        self.admission = Admission(limits.requests_max, limits.late_s)
         self.draining = False
 
     def sweep(self) -> None:
@@ -250,7 +252,10 @@ class Connection(asyncio.Protocol):
             else:
                 self._take_body(rest)
         internal = shared.application.is_internal(head)
-        if shared.in_flight >= shared.limits.requests_max and not internal:
+        if internal and self._body_done and shared.application.answer_at_once(exchange):
+            shared.loop.call_soon(self._finish, exchange)
+            return
+        if shared.in_flight >= shared.admission.limit and not internal:
             exchange.respond(*shared.application.refuse(HeadError(503, "Too many requests are under way.")))
             if shared.observer is not None:
                 shared.application.claim(exchange)

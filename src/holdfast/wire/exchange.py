@@ -3,6 +3,7 @@
 A request whose body breaks off, comes late or is coded wrongly raises BodyError where it is read.
 """
 
+import math
 from enum import Enum
 from typing import Protocol
 
@@ -16,10 +17,12 @@ from holdfast.wire.http import Head, HeadError
 class Limits(Struct, frozen=True):
     """What one server takes on. Bytes and seconds. Bodies in memory are at most `requests_max` times
     `body_buffer_bytes` on the way in, and `requests_max` times (`write_buffer_bytes` and one piece of an
-    object, 1 MiB) on the way out, if every client is slow at once."""
+    object, 1 MiB) on the way out, if every client is slow at once. Fewer requests than
+    `requests_max` are taken on while turns of the loop take more than `late_s`."""
 
     connections_max: int = 4096
     requests_max: int = 256
+    late_s: float = math.inf
     body_buffer_bytes: int = 512 << 10
     write_buffer_bytes: int = 256 << 10
     skip_bytes_max: int = 256 << 10
@@ -57,6 +60,11 @@ class Application(Protocol):
 
     gives_up: bool
     """Whether a request is cancelled when its client is gone. Else it goes on until it wants to send."""
+
+    def answer_at_once(self, exchange: "Exchange") -> bool:
+        """Answer a request about the server itself without waiting for anything, not even for its turn, and
+        say so; or do nothing."""
+        ...
 
     async def handle(self, exchange: "Exchange") -> None:
         """Answer one request. Raises nothing but ClientGone, unless it has a bug."""

@@ -6,6 +6,7 @@ connections, lets what is under way finish for a while, then closes what is left
 
 import asyncio
 import errno
+import math
 import os
 import socket
 import ssl
@@ -14,6 +15,7 @@ from typing import cast
 
 from holdfast.base.clock import Clock
 from holdfast.base.errors import InvalidInput
+from holdfast.wire.admission import LOOK_EVERY_S
 from holdfast.wire.connection import Connection, Shared
 from holdfast.wire.exchange import Application, ExchangeObserver, Limits
 
@@ -54,6 +56,7 @@ class Server:
         self._shared: Shared | None = None
         self._server: asyncio.AbstractServer | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._looker: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
@@ -93,6 +96,8 @@ class Server:
         except OSError as error:
             raise self._cannot_listen(error) from error
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(shared))
+        if shared.limits.late_s < math.inf:
+            self._looker = asyncio.get_running_loop().create_task(self._look(shared))
 
     @staticmethod
     def _listen_first(server: asyncio.AbstractServer) -> None:
@@ -133,8 +138,10 @@ class Server:
             for task in tuple(shared.tasks):
                 task.cancel()
             await asyncio.gather(*shared.tasks, return_exceptions=True)
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
+        behind = [task for task in (sweeper, self._looker) if task is not None]
+        for task in behind:
+            task.cancel()
+        await asyncio.gather(*behind, return_exceptions=True)
         for connection in tuple(shared.connections):
             connection.close()
         try:
@@ -143,7 +150,15 @@ class Server:
         except TimeoutError:
             for connection in tuple(shared.connections):
                 connection.abort()
-        self._server = self._shared = self._sweeper = None
+        self._server = self._shared = self._sweeper = self._looker = None
+
+    async def _look(self, shared: Shared) -> None:
+        """See how late the loop is."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LOOK_EVERY_S
+            await self._clock.sleep(LOOK_EVERY_S)
+            shared.admission.looked(loop.time() - due, shared.in_flight)
 
     async def _sweep(self, shared: Shared) -> None:
         while True:

@@ -114,6 +114,10 @@ class PeerFace:
         content = encode_error(kind, HoldfastError(error.reason)) + bytes(TAG_BYTES)
         return error.status, _fields(_JSON, len(content)), content
 
+    def answer_at_once(self, exchange: Exchange) -> bool:
+        """Nothing is."""
+        return False
+
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
         peer = exchange.session
