@@ -148,6 +148,28 @@ def test_broken_off_after_any_step_it_can_be_given_again(nodes: dict[str, Config
 
 @pytest.mark.slow
 @etcd
+def test_there_is_no_index_that_a_node_which_lent_its_stores_does_not_know(nodes: dict[str, Config]) -> None:
+    async def main() -> None:
+        first, second = nodes["n1"], nodes["n2"]
+        async with lending(second) as (peer, lender):
+
+            def dies(step: Step) -> None:
+                if step is Step.FILLED:
+                    lender.cancel()
+
+            with pytest.raises(Unavailable, match="Node n2 does not say that it has noted"):
+                await recover(first, Wanted(peers=(peer,)), {}, CLOCK, CHANCE, lambda _: None, dies)
+        with pytest.raises(Unavailable, match="holdfast recover"):
+            await heads(first)
+        async with lending(second) as (peer, _):
+            report = await run(first, peer)
+        assert report.objects == OBJECTS - 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+@etcd
 def test_who_dies_at_the_very_end_has_an_index(nodes: dict[str, Config]) -> None:
     async def main() -> None:
         async with lending(nodes["n2"]) as (peer, _):

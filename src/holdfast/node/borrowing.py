@@ -19,7 +19,7 @@ from holdfast.base.randomness import Randomness
 from holdfast.cluster.rows import NODE_NAME
 from holdfast.node.config import Config
 from holdfast.node.config_cluster import PeerAddress, read_advertised
-from holdfast.node.lending import DESK, DONE, NOTED, RELEASED, TAKEN, WHO, Lent, Said
+from holdfast.node.lending import DESK, DONE, NOTED, RELEASED, TAKEN, TROUBLE, WHO, Lent, Said
 from holdfast.recovery.nodes import KnownNode
 from holdfast.recovery.report import NodeFound
 from holdfast.stores.peer import PeerClient, PeerIdentity, PeerStore, Roots, client_tls
@@ -29,6 +29,7 @@ from holdfast.stores.port import Range, Store, StoreFailed
 ASK_TIMEOUT_S = 10.0
 NOTE_TIMEOUT_S = 60.0
 GREET_TIMEOUT_S = 3.0
+GREETINGS = 3
 
 Tell = Callable[[str], None]
 
@@ -60,7 +61,7 @@ class Loan(Struct, frozen=True):
 class Borrowed:
     """The stores of all nodes that lend. Made by `borrow`."""
 
-    def __init__(self, dial: Callable[[str, str, str], PeerClient], node: str, tell: Tell) -> None:
+    def __init__(self, dial: Callable[[str, str], PeerClient], node: str, tell: Tell) -> None:
         self._dial = dial
         self._node = node
         self._tell = tell
@@ -69,14 +70,13 @@ class Borrowed:
     async def add(self, peer: PeerNamed, stack: AsyncExitStack) -> None:
         """Borrow from one node. Raises Busy when it runs or lends to another, Unavailable when it does not
         answer, Fenced and InvalidInput when it is not what was meant."""
-        client = self._dial(str(peer.address), peer.name, "")
+        client = self._dial(str(peer.address), peer.name)
         stack.push_async_callback(client.close)
         await self._greet(client, peer)
         desk = PeerStore(DESK, client)
         try:
             await desk.put(TAKEN, [self._said()], timeout_s=ASK_TIMEOUT_S)
-            size = await desk.size(WHO, timeout_s=ASK_TIMEOUT_S)
-            (raw,) = await desk.get(WHO, [Range(0, size)], timeout_s=ASK_TIMEOUT_S)
+            raw = await _read(desk, WHO)
         except StoreFailed as error:
             raise _runs(peer.name, str(peer.address)) from error
         loan = Loan(peer, client, desk, msgspec.json.decode(raw, type=Lent))
@@ -114,14 +114,21 @@ class Borrowed:
         return {incarnation for loan in self.loans for incarnation in loan.lent.noted}
 
     async def note(self, incarnation: str, revision: int) -> None:
-        """Have all of them note a new index; what went wrong is told."""
+        """Have all of them note a new index; single stores that do not are told of. Raises Unavailable where
+        a node does not say that it has."""
 
         async def one(loan: Loan) -> None:
-            said = self._said(incarnation, revision)
+            said, name = self._said(incarnation, revision), loan.peer.name
             try:
                 await loan.desk.put(NOTED, [said], timeout_s=NOTE_TIMEOUT_S)
+                failed = msgspec.json.decode(await _read(loan.desk, TROUBLE), type=list[str])
             except HoldfastError as error:
-                self._tell(f"{loan.peer.name}: {error}")
+                raise Unavailable(
+                    f"Node {name} does not say that it has noted the new index: {error.message}",
+                    hint=f"Run `holdfast recover --lend` on {name} again, and give this again.",
+                ) from error
+            for sentence in failed:
+                self._tell(f"{name}/{sentence}")
 
         await asyncio.gather(*[one(loan) for loan in self.loans])
 
@@ -155,13 +162,10 @@ class Borrowed:
         """Why a node takes no part."""
         if not node.peer:
             return "no address is known of it"
-        client = self._dial(node.peer, node.name, node.uuid)
+        client = self._dial(node.peer, node.name)
         try:
-            await client.greet(timeout_s=GREET_TIMEOUT_S)
-        except HoldfastError:
-            await client.close()
-            return "it does not answer"
-        try:
+            if not await _answers(client):
+                return "it does not answer"
             await PeerStore(DESK, client).size(WHO, timeout_s=ASK_TIMEOUT_S)
         except HoldfastError:
             raise _runs(node.name, node.peer) from None
@@ -174,6 +178,23 @@ class Borrowed:
 
     def _said(self, incarnation: str = "", revision: int = 0) -> bytes:
         return msgspec.json.encode(Said(self._node, incarnation, revision))
+
+
+async def _read(desk: PeerStore, name: str) -> bytes:
+    size = await desk.size(name, timeout_s=ASK_TIMEOUT_S)
+    (raw,) = await desk.get(name, [Range(0, size)], timeout_s=ASK_TIMEOUT_S)
+    return bytes(raw)
+
+
+async def _answers(client: PeerClient) -> bool:
+    """Whether anybody of that name is there: asked more than once, because one who runs may be slow."""
+    for _ in range(GREETINGS):
+        try:
+            await client.greet(timeout_s=GREET_TIMEOUT_S)
+        except HoldfastError:
+            continue
+        return True
+    return False
 
 
 def _runs(name: str, address: str) -> Busy:
@@ -200,8 +221,8 @@ async def borrow(
 
     roots = Roots(secrets, cluster)
 
-    def dial(address: str, name: str, expected: str) -> PeerClient:
-        return PeerClient(address, name, identity, roots, randomness, uuid=expected, tls=tls)
+    def dial(address: str, name: str) -> PeerClient:
+        return PeerClient(address, name, identity, roots, randomness, tls=tls)
 
     borrowed = Borrowed(dial, config.name, tell)
     seen: Mapping[str, PeerNamed] = {}

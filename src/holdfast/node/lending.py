@@ -31,7 +31,10 @@ from holdfast.topology import Location
 DESK = StoreId("holdfast-lending-desk")
 """No store has this name: those are made by chance."""
 
-WHO, TAKEN, NOTED, RELEASED, DONE = "who", "taken", "noted", "released", "done"
+WHO, TROUBLE = "who", "trouble"
+"""What can be read at the desk: what is lent, and which stores did not note the new index."""
+TAKEN, NOTED, RELEASED, DONE = "taken", "noted", "released", "done"
+"""What can be said there."""
 DRAIN_S = 2.0
 
 Tell = Callable[[str], None]
@@ -75,7 +78,7 @@ class Desk:
     """Looks like a store to peers. `note` has all stores note an index and answers with what went wrong."""
 
     def __init__(self, lent: Lent, note: Callable[[str, int], Awaitable[list[str]]], tell: Tell) -> None:
-        self._lent = msgspec.json.encode(lent)
+        self._told = {WHO: msgspec.json.encode(lent), TROUBLE: b"[]"}
         self._note = note
         self._tell = tell
         self._borrower = ""
@@ -106,8 +109,10 @@ class Desk:
         if self._borrower != said.node:
             raise StoreBusy(f"These stores are not lent to node {said.node}.", hint="Begin again.")
         if name == NOTED:
-            if failed := await self._note(said.incarnation, said.revision):
-                raise StoreFailed("; ".join(failed))
+            failed = await self._note(said.incarnation, said.revision)
+            self._told[TROUBLE] = msgspec.json.encode(failed)
+            for sentence in failed:
+                self._tell(sentence)
             self._tell(f"the stores have noted the new index {said.incarnation}")
         elif name == RELEASED:
             self._borrower = ""
@@ -120,19 +125,18 @@ class Desk:
     async def get(
         self, name: str, ranges: Sequence[Range], *, timeout_s: float, uncached: bool = False
     ) -> list[Buffer]:
-        """What this node lends."""
-        self._check(name)
-        return [memoryview(self._lent)[offset : offset + length] for offset, length in ranges]
+        """What this node tells."""
+        told = memoryview(self._find(name))
+        return [told[offset : offset + length] for offset, length in ranges]
 
     def peek(self, name: str, ranges: Sequence[Range]) -> list[Buffer] | None:
         return None
 
     async def size(self, name: str, *, timeout_s: float) -> int:
-        self._check(name)
-        return len(self._lent)
+        return len(self._find(name))
 
     async def list(self, after: str, *, limit: int, timeout_s: float) -> list[str]:
-        return [WHO] if after < WHO else []
+        return [name for name in sorted(self._told) if name > after]
 
     async def delete(self, name: str, *, timeout_s: float) -> None:
         raise StoreFailed("Nothing is kept at the desk.")
@@ -146,10 +150,10 @@ class Desk:
     async def close(self) -> None:
         """There is nothing to let go of."""
 
-    @staticmethod
-    def _check(name: str) -> None:
-        if name != WHO:
+    def _find(self, name: str) -> bytes:
+        if name not in self._told:
             raise ShardMissing(f"There is no {name!r} at the desk.")
+        return self._told[name]
 
 
 async def lend(

@@ -151,13 +151,13 @@ class _Run:
                 # It was recovered, and lost again before its first snapshot was whole.
                 error.hint += f" The index that it was made from is there, too: --incarnation {older[0]}"
             raise
-        await self._look_for_nodes(scratch, set(stores))
+        await self._look_for_nodes(scratch, set(stores) - set(names.silent))
         journal_revision = loaded.revision
         loaded, log_member, log_changes = target.follow_log(scratch, loaded)
         self._revision = loaded.revision
         self._tell(f"the journal ends at revision {journal_revision:,}; looking through the stores")
         surveyed = await survey(stores, scratch, loaded.window, self._next)
-        self._check_known(surveyed, set(stores))
+        self._check_known(surveyed, set(stores) - set(surveyed.silent))
         applied = Applied([], [], [], [])
         young = await read_young(stores, loaded, surveyed.nameless, surveyed.recent, applied)
         relocator = Relocator(stores, scratch, young, surveyed.lost, self._next)
