@@ -76,7 +76,8 @@ class WriteRound:
     other stores that could take a shard, best first; `unhurried` stores that are not waited for;
     `stores_min` how many stores the smallest scheme of the same redundancy needs (m + 1); `keeps` holds for
     all of `homes`, and for what is acknowledged; `fits` says whether the pack could be laid over some stores
-    so that it holds there; `ways` is what the way to a store may take, in seconds."""
+    so that it holds there; `ways` is what the way to a store may take, in seconds. Attempts are numbered from
+    `first_attempt` on: no shard of this pack has ever had one of these."""
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class WriteRound:
         keeps: Keeps = always,
         fits: Keeps = always,
         ways: Mapping[StoreId, float] = _NO_WAYS,
+        first_attempt: int = 0,
     ) -> None:
         assert 1 <= needed <= len(homes)
         assert keeps(homes.values())
@@ -106,7 +108,7 @@ class WriteRound:
         self._all_stores = frozenset(homes.values()) | frozenset(spares)
         self._started = now
         self._peers_took: float | None = None
-        self._attempts = dict.fromkeys(homes, 0)
+        self._attempts = dict.fromkeys(homes, first_attempt)
         self._pending: dict[Attempt, None] = {}
         self._replaced: set[int] = set()
         self.durable: dict[int, Attempt] = {}

@@ -52,7 +52,7 @@ class Settler:
             self._run(self._settle(landed, known))
 
     def abandoned(self, abandoned: Abandoned) -> None:
-        """A pack id was given up; bury it."""
+        """A pack id was given up, or some shards of it; bury them."""
         self._run(self._bury(abandoned))
 
     @property
@@ -135,11 +135,14 @@ class Settler:
         if abandoned.late:
             await asyncio.wait(abandoned.late.values())
         shards = _names(abandoned.pack, abandoned.attempts)
+        change = burial(abandoned.pack, shards)
+        if abandoned.lives:
+            change = Transaction((), tuple((trash_row(store, name), b"") for store, name in shards))
         pause = RETRY_FIRST_S
         deadline = self._clock.monotonic() + GIVE_UP_S
         while self._clock.monotonic() < deadline:
             try:
-                (outcome,) = await self._index.commit([burial(abandoned.pack, shards)])
+                (outcome,) = await self._index.commit([change])
             except HoldfastError:
                 pass
             else:

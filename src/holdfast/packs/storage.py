@@ -9,6 +9,7 @@ clock, and exactly one of writer and collector wins.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from holdfast.base.checksums import Buffer
 from holdfast.base.clock import Clock
@@ -136,6 +137,26 @@ class Packs:
             lambda: self.settler.abandoned(landed.abandoned),
             lambda: self.writer.check_there(landed),
         )
+
+    async def adopt(
+        self,
+        pack: PackId,
+        scheme: Scheme,
+        payload: Sequence[Buffer],
+        entries: Sequence[ManifestEntry],
+        object_bytes: int,
+    ) -> Transaction:
+        """Write a pack of another site, under its own id, over the stores that there are. Answers what
+        makes it known, to be committed together with what refers to it. Until then nobody may declare its
+        id dead. A list is emptied, as by `write`. Raises Unavailable.
+
+        Its manifest never brings an object into being, however the index is lost: whatever is in it was in an
+        index before.
+        """
+        manifest = self._manifest([replace(entry, moved=True) for entry in entries])
+        landed = await self.writer.write(scheme, payload, manifest, object_bytes, known_as=pack)
+        self.settler.landed(landed, known=False)
+        return row_transaction(landed)
 
     def read(self, extents: Sequence[Extent], offset: int, length: int) -> AsyncIterator[Buffer]:
         """See `PackStorage.read`."""

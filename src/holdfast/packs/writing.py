@@ -38,6 +38,10 @@ PUT_TIMEOUT_S = 30.0
 
 ROUNDS_MAX = 4
 
+ATTEMPTS_MAX = 2**32
+ATTEMPTS_A_ROUND = 1 << 10
+"""Attempt numbers have 32 bits. A shard is not tried more often in one round than there are stores."""
+
 LATE_BYTES_MAX = 96 << 20
 """What puts may hold that nobody waits for any more. A store that hangs holds them for `PUT_TIMEOUT_S`, while
 writes go on at full speed; beyond this they are cancelled, and their debts are paid later."""
@@ -63,11 +67,13 @@ class Landed(Struct, frozen=True):
 
 
 class Abandoned(Struct, frozen=True):
-    """A pack id that will never be in the index; its shards may lie on these stores."""
+    """A pack id that will never be in the index; its shards may lie on these stores. `lives`: the id is to be
+    written again, and only these shards are given up."""
 
     pack: PackId
     attempts: tuple[Attempt, ...]
     late: dict[Attempt, asyncio.Task[None]]
+    lives: bool = False
 
 
 class Encoded(Struct, frozen=True):
@@ -136,10 +142,12 @@ class Writer:
         *,
         reserve_share: float = 0.0,
         bytes_max: int | None = None,
+        known_as: PackId | None = None,
     ) -> Landed:
         """Write a pack with this payload, of which `object_bytes` are not filling. A list is emptied, so
         that its buffers go as soon as they are encoded. `reserve_share` is what it may take of the stores'
         reserve. A scheme in which it would take more than `bytes_max` on all of them together is not chosen.
+        `known_as` is the id that it has already, elsewhere.
 
         Raises BelowFloor, with nothing to be seen of it.
         """
@@ -165,9 +173,11 @@ class Writer:
                 scheme = chosen
                 encoded = await encode(scheme, buffers, stored, self._clock)
                 buffers = encoded.stored()
-            pack = new_pack_id(self._randomness)
+            pack = known_as or new_pack_id(self._randomness)
+            # A new id has no shards. One that is known may have some already, of a try that a crash ended.
+            first = 0 if known_as is None else 1 + self._randomness.below(ATTEMPTS_MAX - ATTEMPTS_A_ROUND)
             row = PackRow(chosen, payload_bytes, len(manifest), object_bytes, ())
-            outcome = await self._round(pack, promised, row, encoded, candidates, reserve_share)
+            outcome = await self._round(pack, promised, row, encoded, candidates, reserve_share, first)
             if isinstance(outcome, Landed):
                 self._health.written(chosen.m, self._clock.monotonic())
                 return replace(outcome, ticket=ticket)
@@ -246,6 +256,7 @@ class Writer:
         encoded: Encoded,
         candidates: list[StoreId],
         reserve_share: float,
+        first_attempt: int,
     ) -> Landed | set[StoreId]:
         health = self._health
         real = sorted(encoded.units)
@@ -269,6 +280,7 @@ class Writer:
             keeps=partial(keeps, topology, wanted, needed=needed) if wanted else always,
             fits=partial(can_keep, topology, promised, wanted) if wanted else always,
             ways=self._ways((*homes.values(), *spares), encoded.layout.shard_bytes),
+            first_attempt=first_attempt,
         )
         tasks: dict[asyncio.Task[None], Attempt] = {}
         try:
@@ -278,7 +290,8 @@ class Writer:
             late = {attempt: task for task, attempt in tasks.items()}
             self._leave(tasks, encoded)
             if write_round.verdict is not Verdict.ACKNOWLEDGE:
-                self._on_abandoned(Abandoned(pack, (*write_round.ended, *late), late))
+                ended = (*write_round.ended, *late)
+                self._on_abandoned(Abandoned(pack, ended, late, lives=first_attempt > 0))
         if write_round.verdict is not Verdict.ACKNOWLEDGE:
             return set(write_round.exclude) or set(homes.values())
         return self._landed(pack, promised, row, encoded, write_round, late)

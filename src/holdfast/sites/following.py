@@ -217,14 +217,25 @@ class Follower:
                 if own is not None:
                     _bury(pack, own, puts, expects)
             elif own is None:
-                landed = None if grave else await self._fetcher.landed(pack, row.payload_bytes)
-                if landed is None:
+                landed = await self._fetcher.landed(pack, row.payload_bytes)
+                if landed is not None and grave is not None:
+                    await self._check_dead(pack)
+                if landed is None or grave is not None:
                     gone = True
                     continue
                 assert not landed.transaction.deletes
                 expects.extend(landed.transaction.expects)
                 puts.update(landed.transaction.puts)
         return gone
+
+    async def _check_dead(self, pack: PackId) -> None:
+        """A pack that was buried here was buried at the active, too, or it would be missed for ever."""
+        key = pack_row(pack)
+        if await self._source.page(key, key + b"\0", 1):
+            raise Busy(
+                f"Pack {pack.hex()} was declared dead here, and the active site has it.",
+                hint="It is copied once its grave is filled in.",
+            )
 
     async def _commit(
         self,

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from holdfast.base.ids import PackId
 from holdfast.index.port import Transaction
+from holdfast.packs.storage import Packs
 from holdfast.sites.source import PackCopy
 
 
@@ -23,3 +24,16 @@ class Landing(Protocol):
         """Write the pack under its own id, in shards of names that were never used. Raises Unavailable when
         too few stores can be written."""
         ...
+
+
+class PacksLanding:
+    """The packs of a node."""
+
+    def __init__(self, packs: Packs) -> None:
+        self._packs = packs
+
+    async def land(self, pack: PackId, copy: PackCopy) -> Landed:
+        """See `Landing`."""
+        return Landed(
+            await self._packs.adopt(pack, copy.promised, copy.payload, copy.entries, copy.object_bytes)
+        )
