@@ -15,7 +15,7 @@ from tests.simulation.cluster_loop import run_pausable
 from tests.simulation.cluster_operator import ClusterOperator
 from tests.simulation.cluster_proofs import prove, until_settled, until_whole
 from tests.simulation.cluster_world import ClusterSettings, ClusterWorld, Machine
-from tests.simulation.run import BUCKETS, SCRUB_PASS_S, SeedFailed, on_its_own
+from tests.simulation.run import BUCKETS, SCRUB_PASS_S, explained, on_its_own
 
 CLIENTS = 4
 LAYOUTS = (
@@ -68,7 +68,7 @@ async def _run(seed: int) -> Finished:
     )
     world = ClusterWorld(f"cluster {seed}", settings)
     book, troubles = ClusterBook(), ClusterTroubles(world)
-    try:
+    async with explained(seed, world, "test_cluster_seeds.py"):
         await world.start()
         await make_buckets(world)
         clients = [ClusterClient(world, book, number, BUCKETS) for number in range(CLIENTS)]
@@ -80,16 +80,6 @@ async def _run(seed: int) -> Finished:
             operator.may_lose = True
         await operator.finish()
         await prove(world, book, clients[0], BUCKETS, SHARED_KEYS)
-    except BaseException as error:
-        tests = "tests/simulation/test_cluster_seeds.py"
-        where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest {tests} -x -q"
-        raise SeedFailed(
-            f"seed {seed} at {world.clock.monotonic():.6f}: {type(error).__name__}: {error}\n"
-            f"replay: {where}\n{world.trace.tail()}"
-        ) from error
-    finally:
-        world.trace.close()
-        await world.stop()
     return Finished(
         seed,
         world.trace.digest,

@@ -2,8 +2,8 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -122,7 +122,7 @@ async def _run(seed: int) -> Finished:
     world = World(seed, paced)
     book, troubles = Book(), Troubles(world)
     world.on_crash.append(book.crashed)
-    try:
+    async with explained(seed, world, "test_seeds.py"):
         clients = await begin_clients(world, book)
         schemes = SCHEMES[settings.losses]
         operator = Operator(world, world.chance("operator"), BUCKETS, schemes, troubles.counts)
@@ -136,15 +136,6 @@ async def _run(seed: int) -> Finished:
             await until_kept(world)
         await operator.finish()
         strays, unowned = await _prove(world, book, troubles, clients[0])
-    except BaseException as error:
-        where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest tests/simulation/test_seeds.py -x -q"
-        raise SeedFailed(
-            f"seed {seed} at {world.clock.monotonic():.6f}: {type(error).__name__}: {error}\n"
-            f"replay: {where}\n{world.trace.tail()}"
-        ) from error
-    finally:
-        world.trace.close()
-        await world.stop()
     return Finished(
         seed,
         world.trace.digest,
@@ -158,6 +149,22 @@ async def _run(seed: int) -> Finished:
         world.clock.monotonic(),
         max(one.took_s for one in book.answered if not one.error),
     )
+
+
+@asynccontextmanager
+async def explained(seed: int, world: World, test: str) -> AsyncIterator[None]:
+    """To the end of the run in a world: whatever is raised says what went before, and how to see it again."""
+    try:
+        yield
+    except BaseException as error:
+        where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest tests/simulation/{test} -x -q"
+        raise SeedFailed(
+            f"seed {seed} at {world.clock.monotonic():.6f}: {type(error).__name__}: {error}\n"
+            f"replay: {where}\n{world.trace.tail()}"
+        ) from error
+    finally:
+        world.trace.close()
+        await world.stop()
 
 
 async def begin_clients(world: World, book: Book) -> list[Client]:
