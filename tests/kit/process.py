@@ -164,6 +164,10 @@ class NodeProcess:
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
 
+    def be_given(self, environment: Mapping[str, str]) -> None:
+        """From its next start on, have these variables, too."""
+        self._environment |= environment
+
     def be(self, earlier: Path | None) -> None:
         """From its next start on, run the source that `tests.kit.earlier` unpacked; None: today's."""
         self._environment.pop("PYTHONPATH", None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.cluster import TestCluster
 from tests.kit.fake_cloud import FakeCloud, Refusal, fake_cloud
 from tests.kit.process import NodeProcess, run_holdfast, wait_until
 
@@ -190,3 +191,35 @@ def test_all_is_made_again_from_buckets_and_a_copy_of_the_keys(
     with serving(tmp_path) as node:
         for key in ("k", "after"):
             assert node.s3().get_object(Bucket="ours", Key=key)["Body"].read() == CONTENT
+
+
+def test_a_bucket_that_all_nodes_name_outlives_any_of_them(tmp_path: Path, clouds: list[FakeCloud]) -> None:
+    cluster = TestCluster(tmp_path)
+    named = "\n".join(
+        f'[[store]]\nslot = "cloud{number}"\nbucket = "s3://bucket{number}/p"\n'
+        f'endpoint = "http://127.0.0.1:{cloud.port}"\nzone = "z{number}"'
+        for number, cloud in enumerate(clouds, start=1)
+    )
+    nodes = [cluster.node(name, stores=0) for name in ("n1", "n2")]
+    with ExitStack() as stack:
+        for node in nodes:
+            with (node.home / "holdfast.toml").open("a") as file:
+                file.write(named)
+            node.be_given(ENVIRONMENT)
+            stack.enter_context(node)
+        first, second = nodes
+        s3 = first.s3()
+        s3.create_bucket(Bucket="ours")
+        s3.put_object(Bucket="ours", Key="k", Body=CONTENT)
+        wait_until("one to know the other", lambda: len(second.status().nodes) == 2)
+        assert set(states(second)) == {"n2/cloud1", "n2/cloud2", "n2/cloud3"}
+        assert second.s3().get_object(Bucket="ours", Key="k")["Body"].read() == CONTENT
+        second.s3().put_object(Bucket="ours", Key="k2", Body=CONTENT)
+        assert s3.get_object(Bucket="ours", Key="k2")["Body"].read() == CONTENT
+        rings = {(node.home / "holdfast-data" / "key-ring.json").read_bytes() for node in nodes}
+        assert len(rings) == 1
+        first.kill()
+        for number in range(5):
+            second.s3().put_object(Bucket="ours", Key=f"later{number}", Body=CONTENT)
+            assert second.s3().get_object(Bucket="ours", Key="k")["Body"].read() == CONTENT
+        assert all(store.state in ("healthy", "probation") for store in second.status().stores)

@@ -80,8 +80,9 @@ class KeyRings:
                 continue  # written anew by `keep`
             if found is not None:
                 ring = found if ring is None else ring.joined(found)
-        if ring is not None and ring is not self.ring and (made := self._of_secrets()) is not None:
-            ring = made.joined(ring)
+        if ring is not self.ring or ring is None:
+            made = self._of_secrets()
+            ring = ring if made is None else made if ring is None else made.joined(ring)
         if ring is not None and ring is not self.ring:
             await self._have(ring)
         return ring
@@ -90,9 +91,7 @@ class KeyRings:
         """The ring; made now where there is none. Raises InvalidInput, Unavailable."""
         async with self._one_by_one:
             ring = await self._find(folders)
-            if ring is None and (made := self._of_secrets()) is not None:
-                await self._have(made)
-            elif ring is None:
+            if ring is None:
                 self.made = True
                 self._changed(await self._ask(self.path, lambda: create_ring(self.path, self._randomness)))
         await self.keep(folders)

@@ -19,6 +19,7 @@ from holdfast.base.randomness import Randomness
 from holdfast.node.cluster import Cluster, Slot, assign_slots, cluster_from, read_cluster, write_cluster
 from holdfast.node.config import Config, StorePlace
 from holdfast.node.config_cloud import Bucket, StorePath
+from holdfast.node.config_cluster import read_secrets
 from holdfast.node.ground import Directories
 from holdfast.node.keeper import Held
 from holdfast.node.placing import place_stores
@@ -36,10 +37,16 @@ class OwnFound:
 
     def __init__(self, config: Config, clock: Clock, randomness: Randomness) -> None:
         self._config = config
-        self._ground = Directories(config, clock, randomness, timeout_s=ATTACH_TIMEOUT_S, writes_keys=False)
+        self._ground = Directories(
+            config, clock, randomness, self._secrets, timeout_s=ATTACH_TIMEOUT_S, writes_keys=False
+        )
         self.held: dict[str, Held] = {}
         self.cluster = Cluster("", {})
         self.found: list[StoreFound] = []
+
+    def _secrets(self) -> tuple[bytes, ...]:
+        cluster = self._config.cluster
+        return read_secrets(cluster.secret_file) if cluster is not None else ()
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Find and attach them; they are closed by `stack`. Raises Unavailable (none can be used), Fenced."""
