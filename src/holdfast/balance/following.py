@@ -7,10 +7,7 @@ was told last stays, over a restart of the balancer, too; and of another cluster
 nothing is taken.
 """
 
-import asyncio
 import contextlib
-import http.client
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +30,11 @@ from holdfast.cluster.telling import (
     believed,
     question,
 )
+from holdfast.wire.asking import get
 
 LOOK_EVERY_S = 0.25
 ASK_S = 0.5
 """A node that takes longer is passed over, so that one that hangs delays what the others tell by little."""
-ANSWER_BYTES_MAX = 1 << 20
 assert MEMBERS_LOOK_EVERY_S + LOOK_EVERY_S < KNOWN_S
 FORMAT = 1
 
@@ -135,7 +132,8 @@ class Following:
 
     async def _ask(self, address: str, secret: str) -> Told:
         nonce = self._randomness.token(NONCE_BYTES).hex()
-        status, body = await fetch(address, f"{MEMBERS_PATH}?nonce={nonce}", question(secret, nonce))
+        url = f"http://{address}{MEMBERS_PATH}?nonce={nonce}"
+        status, body = await get(url, timeout_s=ASK_S, headers={PROOF_HEADER: question(secret, nonce)})
         if status == 403:
             raise InvalidInput(
                 "it does not take the secret of this balancer:",
@@ -175,49 +173,6 @@ class Following:
             self._tell(
                 "kept", f"{self._path} cannot be written, so a restart forgets the nodes: {error.strerror}."
             )
-
-
-async def fetch(address: str, target: str, proof: str) -> tuple[int, bytes]:
-    """Status and body of a GET, in a connection of its own. Raises Unavailable."""
-    host, port = split_address(address)
-    try:
-        async with asyncio.timeout(ASK_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                lines = (
-                    f"GET {target} HTTP/1.1",
-                    f"Host: {address}",
-                    f"{PROOF_HEADER}: {proof}",
-                    "Connection: close",
-                )
-                writer.write("\r\n".join([*lines, "", ""]).encode())
-                raw = b""
-                while piece := await reader.read(ANSWER_BYTES_MAX):
-                    raw += piece
-                    if len(raw) > ANSWER_BYTES_MAX:
-                        raise Unavailable(f"{address} answers without end.")
-            finally:
-                writer.transport.abort()
-    except TimeoutError:
-        raise Unavailable(f"{address} does not answer.") from None
-    except OSError as error:
-        raise Unavailable(f"{address} cannot be reached: {error.strerror or error}.") from None
-    try:
-        answer = http.client.HTTPResponse(_Canned(raw))  # type: ignore[arg-type]
-        answer.begin()
-        return answer.status, answer.read()
-    except (http.client.HTTPException, ValueError) as error:
-        raise Unavailable(f"{address} does not answer in HTTP: {error!r}.") from None
-
-
-class _Canned:
-    """Bytes that were read already, where a socket is expected."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self._raw)
 
 
 def _written(host: str, port: int) -> str:

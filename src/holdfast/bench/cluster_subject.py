@@ -17,12 +17,13 @@ from msgspec import Struct
 
 from holdfast.balance.process import end_with_parent
 from holdfast.base.clock import Clock
-from holdfast.base.errors import Bug
+from holdfast.base.errors import Bug, Unavailable
 from holdfast.bench.signing import Signer
 from holdfast.node.config import REGION_DEFAULT
 from holdfast.node.credentials import from_secret
 from holdfast.up.folder import SECRET_NAME
 from holdfast.up.supervising import PartState, read_state
+from holdfast.wire.asking import Got, get
 
 START_S = 60.0
 STOP_S = 60.0
@@ -68,7 +69,7 @@ class Cluster(Struct, frozen=True):
         end = self.clock.monotonic() + PATIENCE_S
         while self.clock.monotonic() < end:
             for part in self.parts("e"):
-                if b"\netcd_server_is_leader 1" in await _fetch(f"{part.endpoint}/metrics"):
+                if b"\netcd_server_is_leader 1" in (await _fetch(f"{part.endpoint}/metrics")).body:
                     return part
             await self.clock.sleep(ASK_EVERY_S)
         raise Bug("No member of etcd says that it leads.")
@@ -79,10 +80,8 @@ class Cluster(Struct, frozen=True):
         end = self.clock.monotonic() + PATIENCE_S
         while self.clock.monotonic() < end:
             now = self.parts(killed.name)[0]
-            if now.starts > killed.starts:
-                answer = await _fetch(f"{now.endpoint}{path}")
-                if answer.split(b" ")[1:2] == [b"200"]:
-                    return
+            if now.starts > killed.starts and (await _fetch(f"{now.endpoint}{path}")).status == 200:
+                return
             await self.clock.sleep(ASK_EVERY_S)
         raise Bug(f"{killed.name} did not come back.")
 
@@ -131,21 +130,12 @@ async def _drain(stream: asyncio.StreamReader) -> None:
         pass
 
 
-async def _fetch(url: str) -> bytes:
-    """An answer with its head; nothing where there is none."""
-    where = urlsplit(url)
+async def _fetch(url: str) -> Got:
+    """An answer; status 0 where there is none."""
     try:
-        async with asyncio.timeout(ASK_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(where.hostname, where.port)
-            try:
-                writer.write(
-                    f"GET {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nConnection: close\r\n\r\n".encode()
-                )
-                return await reader.read()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return b""
+        return await get(url, timeout_s=ASK_TIMEOUT_S)
+    except Unavailable:
+        return Got(0, b"")
 
 
 def _children(pid: int) -> list[int]:

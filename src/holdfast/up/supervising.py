@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +21,7 @@ from holdfast.balance.process import end_with_parent, last_line
 from holdfast.base.clock import Clock
 from holdfast.base.errors import InvalidInput, Unavailable
 from holdfast.up.layout import STAGES, Part
+from holdfast.wire.asking import get
 
 START_S = 120.0
 STOP_S = 45.0
@@ -220,17 +220,7 @@ def _program() -> tuple[str, ...]:
 
 async def _answers(url: str) -> bool:
     """Whether it answers with 200."""
-    where = urlsplit(url)
     try:
-        async with asyncio.timeout(ASK_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(where.hostname, where.port)
-            try:
-                writer.write(
-                    f"GET {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nConnection: close\r\n\r\n".encode()
-                )
-                line = await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
+        return (await get(url, timeout_s=ASK_TIMEOUT_S)).status == 200
+    except Unavailable:
         return False
-    return line.split(b" ")[1:2] == [b"200"]
