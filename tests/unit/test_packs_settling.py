@@ -8,10 +8,20 @@ import pytest
 from holdfast.base.ids import PackId, StoreId
 from holdfast.chores.repair import Repair
 from holdfast.index.memory import Fault, Mishap
-from holdfast.index.port import Row, Transaction, prefix_end
+from holdfast.index.port import Committed, Row, Transaction, prefix_end
 from holdfast.packs.disposal import Disposal, encode_burial, shards_of
 from holdfast.packs.format import HEADER_BYTES
-from holdfast.packs.model import DebtReason, DebtRow, PackRow, Place, Receipt, buried_row, debt_row, pack_row
+from holdfast.packs.model import (
+    DebtReason,
+    DebtRow,
+    ManifestEntry,
+    PackRow,
+    Place,
+    Receipt,
+    buried_row,
+    debt_row,
+    pack_row,
+)
 from holdfast.packs.quorum import Attempt
 from holdfast.packs.rewrite_plan import Reason, Target
 from holdfast.packs.rewriting import Rewritten
@@ -181,6 +191,24 @@ async def test_the_debt_of_a_late_shard_is_cleared_when_it_lands() -> None:
     await rig.clock.sleep(10)
     assert await rig.index.get([debt_row(pack)]) == [None]
     assert (await rig.verifier.verify(await rig.packs.rows.fresh(pack))).state is PackHealth.WHOLE
+
+
+async def test_what_has_landed_by_the_time_a_pack_is_committed_is_not_owed() -> None:
+    """The packs of a large object wait for their row until all of it is there."""
+    rig = build_rig()
+    rig.scripts[rig.stores[0]].delay_s = (5.0, 5.0)
+    written = await rig.packs.write(RS, [BODY], lambda e: [ManifestEntry("b", "k", "v", 0, e.length)])
+    pack = written.extent.pack
+    assert any(key == debt_row(pack) for one in written.transactions for key, _ in one.puts)
+    await rig.clock.sleep(20)
+    assert written.as_it_is is not None
+    (outcome,) = await rig.index.commit(written.as_it_is())
+    assert isinstance(outcome, Committed)
+    assert await rig.index.get([debt_row(pack)]) == [None]
+    assert (await rig.verifier.verify(await rig.packs.rows.fresh(pack))).state is PackHealth.WHOLE
+    await rig.clock.sleep(100)
+    row = (await rig.packs.rows.fresh(pack)).row
+    assert len({place.store for place in row.places}) == await blobs(rig) == 6
 
 
 async def test_a_late_shard_stays_when_the_index_does_not_say_that_it_was_named() -> None:

@@ -73,14 +73,15 @@ class Received(Struct, frozen=True):
     def transactions(self) -> tuple[Transaction, ...]:
         """What makes its packs known; ask right before it is committed. Raises Unavailable when stores took
         so much with them while the body was arriving that it could not be read any more."""
+        found: list[Transaction] = []
         try:
             for one in self.written:
-                one.check()
+                found += one.transactions if one.as_it_is is None else one.as_it_is()
         except Unavailable:
             for one in self.written:
                 one.abandon()
             raise
-        return tuple(transaction for one in self.written for transaction in one.transactions)
+        return tuple(found)
 
 
 Complete = Callable[[tuple[Extent, ...], Sums], bytes]

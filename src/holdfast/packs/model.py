@@ -144,14 +144,14 @@ class Written(Struct, frozen=True):
     """A pack of its own that is durable on its stores and not in the index yet. The caller commits
     `transactions` (pack row, debt) in the same call as, and before, what refers to it; or calls `abandon`,
     so that its shards go at once. If the row came to be after all, that does nothing. Who has held it for
-    long asks `check` right before: no row says yet that what stores take with them has to be written again.
-    It raises Unavailable when too little is left."""
+    long commits what `as_it_is` answers right before: with what has landed since. It raises Unavailable when
+    too little is left, for no row said until now that what stores take with them has to be written again."""
 
     extent: Extent
     receipt: Receipt
     transactions: tuple[Transaction, ...]
     abandon: Callable[[], None] = _nothing
-    check: Callable[[], None] = _nothing
+    as_it_is: Callable[[], tuple[Transaction, ...]] | None = None
 
 
 def pack_row(pack: PackId) -> bytes:

@@ -152,6 +152,19 @@ class Settler:
             pause = min(2 * pause, RETRY_MAX_S)
 
 
+def with_arrived(landed: Landed) -> Landed:
+    """A pack that no row names yet, with the shards that have landed late by now: they need not be owed, nor
+    written again."""
+    arrived = [attempt for attempt, task in landed.late.items() if task.done() and _succeeded(task)]
+    _, row = settle_transaction(landed, KnownPack(landed.pack, landed.row, 0), None, arrived, [])
+    debt = landed.debt
+    if debt is not None:
+        missing = KnownPack(landed.pack, row, 0).missing
+        settled = row.scheme == debt.promised and not missing
+        debt = None if settled else DebtRow(debt.promised, debt.reason, missing)
+    return replace(landed, row=row, debt=debt)
+
+
 def settle_transaction(
     landed: Landed, known: KnownPack, debt: DebtRow | None, arrived: list[Attempt], unused: list[Attempt]
 ) -> tuple[Transaction, PackRow]:

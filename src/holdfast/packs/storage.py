@@ -47,7 +47,7 @@ from holdfast.packs.model import (
 from holdfast.packs.promising import Promises
 from holdfast.packs.reading import DamageReport, Reader
 from holdfast.packs.rows import PackRows, encode_row
-from holdfast.packs.settling import Settler
+from holdfast.packs.settling import Settler, with_arrived
 from holdfast.packs.writing import Landed, Room, Writer, alike
 from holdfast.scheme import Scheme
 from holdfast.stores.port import Store
@@ -135,8 +135,12 @@ class Packs:
             landed.receipt,
             (row_transaction(landed),),
             lambda: self.settler.abandoned(landed.abandoned),
-            lambda: self.writer.check_there(landed),
+            lambda: self._as_it_is(landed),
         )
+
+    def _as_it_is(self, landed: Landed) -> tuple[Transaction, ...]:
+        self.writer.check_there(landed)
+        return (row_transaction(with_arrived(landed)),)
 
     async def adopt(
         self,
