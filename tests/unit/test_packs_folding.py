@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.packs.folding import Run, wrong_runs
+from holdfast.packs.folding import Run, _tables, prepare, wrong_runs
 from holdfast.packs.format import block_checksums, pack_table, wrong_blocks
 from holdfast.packs.layout import BLOCK_BYTES
 
@@ -53,6 +53,14 @@ def test_blocks_in_each_others_place_are_found_with_their_entries_or_without(cou
         assert wrong_runs([Run(content, right.entries, seed)]) == [0]
         assert wrong_runs([Run(right.data, entries, seed)]) == [0]
         assert wrong_runs([Run(content, entries, seed)]) == [0]
+
+
+def test_once_prepared_no_run_has_to_wait_for_tables() -> None:
+    prepare(256)
+    made = _tables.cache_info().misses
+    for count in (1, 2, 129, 256):
+        assert wrong_runs([run_of(random.Random(count), count, 9)]) == []
+    assert _tables.cache_info().misses == made
 
 
 def test_a_run_of_another_place_shard_or_attempt_is_found() -> None:

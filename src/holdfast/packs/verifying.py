@@ -21,6 +21,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Damaged, HoldfastError
 from holdfast.base.ids import PackId, StoreId, shard_name
 from holdfast.index.port import Index, Row, prefix_end
+from holdfast.packs import folding
 from holdfast.packs.blaming import blame
 from holdfast.packs.errors import PackGone
 from holdfast.packs.examining import Chunk, Found, examine, units_of
@@ -87,6 +88,7 @@ class Verifier:
         clock: Clock,
         threads: Executor | None = None,
     ) -> None:
+        folding.prepare(SHARD_READ_BYTES // BLOCK_BYTES)
         self._stores = stores
         self._threads = threads
         self._index = index
