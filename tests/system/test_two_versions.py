@@ -131,6 +131,38 @@ def test_a_cluster_is_rolled_forward_and_back(nodes: list[ClusterNode], tmp_path
     check_all(nodes, clients)
 
 
+@pytest.mark.slow
+def test_once_all_know_it_older_versions_are_shut_out(nodes: list[ClusterNode], tmp_path: Path) -> None:
+    """An older version would join again although it was removed, for one: it looks at no row that says so."""
+    past = unpack(DELIVERED, tmp_path / "past")
+    one, two, _ = nodes
+    two.be(past)
+    one.start()
+    two.start()
+    wait_until("both to be members", lambda: len(one.status().nodes) == 2)
+    shown = one.holdfast("cluster", "format").stdout
+    assert "has format 1; this version knows 2" in shown
+    assert "Nodes that do not know 2: n2" in shown
+    refused = one.holdfast("cluster", "format", "--raise")
+    assert refused.returncode == 64
+    assert "would be shut out" in refused.stderr
+
+    assert two.stop() == 0
+    two.be(None)
+    two.start()
+
+    def raised() -> bool:
+        # A node that says something new of itself at the same time is looked at again.
+        return one.holdfast("cluster", "format", "--raise").returncode == 0
+
+    wait_until("it to be raised", raised)
+    two.kill()
+    two.be(past)
+    ended = two.holdfast("serve")
+    assert ended.returncode == 65
+    assert "format 2, this Holdfast knows 1" in ended.stderr
+
+
 def fill(s3: Any) -> dict[str, bytes]:
     """Objects of all sizes, written twice, and others that are let go again."""
     s3.create_bucket(Bucket=BUCKET)

@@ -81,6 +81,21 @@ def cluster_status(
     show_cluster(read_config(config, Given(data=data)), SystemClock(), as_json=json, watch=watch)
 
 
+@cluster_app.command("format")
+def cluster_format(
+    raise_it: Annotated[
+        bool, typer.Option("--raise", help="Shut out versions that do not know it; no node can go back then.")
+    ] = False,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what every node that joins must know, or raise it once an upgrade is over."""
+    from holdfast.cli.noding import show_format
+
+    show_format(read_config(config, Given(data=data)), SystemClock(), raising=raise_it, as_json=json)
+
+
 def _command(action: str, asked: dict[str, str], data: Path | None, config: Path | None, json: bool) -> None:
     from holdfast.cli.noding import command_nodes
 

@@ -12,9 +12,10 @@ from holdfast.cli.asking import show_status
 from holdfast.cli.client import NodeClient
 from holdfast.cli.output import console, nodes_view, show
 from holdfast.cli.storing import COMMAND_TIMEOUT_S, decoded
+from holdfast.cluster.formats import ClusterFormat
 from holdfast.node.can_stop import CAN_STOP_PATH, CLAIM_PATH, CanStop
 from holdfast.node.config import Config
-from holdfast.node.node_commands import NODES_PATH, NodeList
+from holdfast.node.node_commands import FORMAT_PATH, NODES_PATH, NodeList
 from holdfast.node.stores import Done
 
 ASK_AGAIN_S = 2.0
@@ -39,6 +40,21 @@ def show_cluster(config: Config, clock: Clock, *, as_json: bool, watch: bool) ->
             "This node is alone: its index is embedded.", hint="`holdfast status` shows how it is."
         )
     show_status(config, clock, as_json=as_json, watch=watch)
+
+
+def show_format(config: Config, clock: Clock, *, raising: bool, as_json: bool) -> None:
+    """Print the format of the cluster, raised first if that is wanted. Raises InvalidInput."""
+    raw = NodeClient(config, clock).ask(FORMAT_PATH, method="POST" if raising else "GET")
+    if as_json:
+        typer.echo(msgspec.json.format(raw).decode())
+        return
+    found = decoded(raw, ClusterFormat)
+    typer.echo(f"The cluster has format {found.format}; this version knows {found.known}.")
+    if found.behind:
+        told = ", ".join(f"{node.name} ({node.version})" for node in found.behind)
+        typer.echo(f"Nodes that do not know {found.known}: {told}.")
+    elif found.format < found.known:
+        typer.echo("All nodes know it: `holdfast cluster format --raise` shuts older versions out.")
 
 
 async def ask_can_stop(config: Config, clock: Clock, *, claiming: bool, wait_s: float, as_json: bool) -> None:

@@ -17,6 +17,13 @@ from holdfast.base.ids import StoreId
 from holdfast.index.port import Row, prefix_end
 
 FORMAT = 1
+KNOWN = 2
+"""The highest format of a cluster that this version can be part of. The format is that of the `cluster` row,
+which every version looks at before it joins (`holdfast.cluster.formats`):
+
+1   from the first on
+2   each node that joins knows `removed/`, `also` of the `cluster` row, and what its own row says it knows
+"""
 
 CLUSTER_ROW = b"cluster"
 STOPPING_ROW = b"stopping"
@@ -92,7 +99,8 @@ class NodeRow(Struct, frozen=True, array_like=True):
     holder of its leases. `client` is where clients reach it, as `http://10.0.0.1:9000`; `peer` where other
     nodes do, as `10.0.0.1:9100`; `protocols` are the versions of the peer protocol it speaks. `draining` is
     set by `node drain`: its stores are being emptied, and balancers send it nothing new. `ahead` says that
-    its stores have seen more of the index than there is: then no node deletes anything on its word."""
+    its stores have seen more of the index than there is: then no node deletes anything on its word. `knows`
+    is the highest format of a cluster that it can be part of."""
 
     format: int
     uuid: str
@@ -109,6 +117,7 @@ class NodeRow(Struct, frozen=True, array_like=True):
     stores: tuple[MemberStore, ...]
     started_ms: int
     ahead: bool = False
+    knows: int = 1
 
 
 class BeatRow(Struct, frozen=True, array_like=True):
@@ -171,9 +180,10 @@ def decode(kind: type[T], value: bytes) -> T:
         (format_,) = msgspec.msgpack.decode(value, type=list)[:1]
     except (msgspec.MsgspecError, ValueError) as error:
         raise Damaged(f"A row of the cluster cannot be read ({error}).") from None
-    if format_ != FORMAT:
+    known = KNOWN if kind is ClusterRow else FORMAT
+    if not isinstance(format_, int) or not FORMAT <= format_ <= known:
         raise Damaged(
-            f"A row of the cluster has format {format_}, this Holdfast knows {FORMAT}.",
+            f"A row of the cluster has format {format_}, this Holdfast knows {known}.",
             hint="Update this node to the version of the others.",
         )
     try:

@@ -17,7 +17,7 @@ from holdfast.base.ids import StoreId
 from holdfast.base.randomness import Randomness
 from holdfast.cluster.members import Changed, Member
 from holdfast.cluster.presence import Presence
-from holdfast.cluster.rows import FORMAT, MemberStore, NodeRow
+from holdfast.cluster.rows import FORMAT, KNOWN, MemberStore, NodeRow
 from holdfast.health import StoreHealth
 from holdfast.health.events import Teller
 from holdfast.index.port import Index
@@ -229,6 +229,7 @@ class Joining:
             + self._unnamed(),
             self._started_ms,
             self.is_ahead(),
+            KNOWN,
         )
 
     def _unnamed(self) -> tuple[MemberStore, ...]:

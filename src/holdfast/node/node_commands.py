@@ -14,6 +14,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import Busy, HoldfastError, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.wording import counted
+from holdfast.cluster.formats import raise_format, read_format
 from holdfast.cluster.rows import (
     FORMAT,
     NodeRow,
@@ -51,6 +52,7 @@ from holdfast.node.stores import Done
 from holdfast.s3.face import AdminAnswer, AdminRequest, Route
 
 NODES_PATH = "/-/nodes"
+FORMAT_PATH = f"{NODES_PATH}/format"
 FENCES_MAX = 50
 """As many as go in one transaction; what is left is ended as that of any node that is gone."""
 
@@ -97,6 +99,7 @@ class NodeCommands:
             CAN_STOP_PATH: Route(self._answer_can_stop, signed=False),
             CLAIM_PATH: Route(self._answer_claim, signed=True, methods=post),
             NODES_PATH: Route(self._answer_list, signed=True),
+            FORMAT_PATH: Route(self._answer_format, signed=True, methods=frozenset({"GET", "POST"})),
             f"{NODES_PATH}/drain": Route(self._answer_drain, signed=True, methods=post),
             f"{NODES_PATH}/remove": Route(self._answer_remove, signed=True, methods=post),
         }
@@ -270,6 +273,14 @@ class NodeCommands:
     async def _answer_list(self, request: AdminRequest) -> AdminAnswer:
         try:
             return AdminAnswer(200, msgspec.json.encode(self.list()))
+        except HoldfastError as error:
+            return refused(error)
+
+    async def _answer_format(self, request: AdminRequest) -> AdminAnswer:
+        try:
+            self._cluster()
+            do = raise_format if request.method == "POST" else read_format
+            return AdminAnswer(200, msgspec.json.encode(await do(self._index)))
         except HoldfastError as error:
             return refused(error)
 

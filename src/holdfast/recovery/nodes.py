@@ -76,7 +76,8 @@ def settle_nodes(
     if known is None:
         told.append("the index knew another secret than these nodes have: it takes theirs")
     check, also = known or ours
-    fresh = ClusterRow(FORMAT, cluster, check, found.made_ms if found is not None else made_ms, also)
+    in_force = found.format if found is not None else FORMAT
+    fresh = ClusterRow(in_force, cluster, check, found.made_ms if found is not None else made_ms, also)
     if fresh != found:
         scratch.apply(next_revision(), ((CLUSTER_ROW, encode(fresh)),), ())
     gone = [STOPPING_ROW]
