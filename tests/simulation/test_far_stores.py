@@ -29,13 +29,21 @@ TRIPS_S = (
 )
 """Round trips to three regions, the first of which is mostly one's own."""
 
+LATENCIES_S = ((0.0005, 0.002), (0.004, 0.016), (0.010, 0.030))
+"""Of the disks themselves, which are alike in a run."""
+
 LOADS = (0.0, 0.5, 3.0, 15.0)
 
 
 def _world(seed: int, jitter: float) -> WatchedStores:
     stores, cap = ((3, 1), (6, 2), (9, 2))[seed % 3]
     yard = WatchedStores(
-        f"far {seed}", stores=stores, cap=cap, trips_s=TRIPS_S[seed // 3 % len(TRIPS_S)], jitter=jitter
+        f"far {seed}",
+        stores=stores,
+        cap=cap,
+        latency_s=LATENCIES_S[seed // 2 % len(LATENCIES_S)],
+        trips_s=TRIPS_S[seed // 3 % len(TRIPS_S)],
+        jitter=jitter,
     )
     if load := LOADS[seed // 7 % len(LOADS)]:
         yard.begin_load(load)
@@ -61,10 +69,10 @@ def test_far_stores_with_jitter_stay_in_use(jitter: float) -> None:
 def test_a_store_that_becomes_slow_is_found_however_far_it_is(jitter: float) -> None:
     async def run(seed: int) -> None:
         yard = _world(seed, jitter)
-        await yard.clock.sleep(4.0 + yard.chance.fraction())
+        await yard.clock.sleep(10.0 + yard.chance.fraction())
         assert yard.events == [], seed
         slow = yard.ids[yard.chance.below(len(yard.ids))]
-        yard.scripts[slow].delay_s = (0.35, 0.5)
+        yard.scripts[slow].delay_s = (0.45, 0.6)
         within_s = FOUND_WITHIN_S + LOOK_S + yard.ways[slow].trip_s
         await yard.until(slow, StoreState.SITTING_OUT, StoreState.DOWN, within_s=within_s)
         assert yard.out == [slow]
@@ -80,7 +88,7 @@ def test_a_store_that_becomes_slow_is_found_however_far_it_is(jitter: float) -> 
 def test_a_store_that_hangs_is_found_however_far_it_is(jitter: float) -> None:
     async def run(seed: int) -> None:
         yard = _world(seed, jitter)
-        await yard.clock.sleep(4.0 + yard.chance.fraction())
+        await yard.clock.sleep(10.0 + yard.chance.fraction())
         hung = yard.ids[yard.chance.below(len(yard.ids))]
         yard.scripts[hung].hang = True
         await yard.until(hung, StoreState.DOWN, within_s=FOUND_WITHIN_S + 0.5)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from holdfast.base.ids import StoreId
-from holdfast.health.distance import NEAR_S, allowed_s
+from holdfast.health.distance import NEAR_S, YARDSTICK_MIN_S, allowed_s
 from holdfast.health.fence import PEERS_MIN, SLOW_FACTOR, SLOW_FLOOR_S, upper_fence
 from holdfast.health.record import JUDGED, Record
 from holdfast.health.transitions import StoreState
@@ -47,9 +47,10 @@ def compare(records: Mapping[StoreId, Record], looked_at: float, now: float) -> 
                 continue
             if recent is None:
                 recent = _recent(records, operation, now)
-            fence = upper_fence(_peers(records, recent, store))
+            fence = _fence(records, recent, store)
             if fence is None or own <= fence:
-                ordinary.add(store)
+                if record.lately[operation].typical(looked_at, lenient=True) is not None:
+                    ordinary.add(store)  # a probe that is under way has not said how it ends
             else:
                 beyond[store] = {"operation": operation.value, "latency": _ms(own), "fence": _ms(fence)}
     if 2 * len(beyond) > len(records):
@@ -66,10 +67,13 @@ def behind(records: Mapping[StoreId, Record], looked_at: float, now: float) -> f
         recent = _recent(records, operation, now)
         if len(recent) < 2:
             continue
-        better = sorted(recent.values())[(len(recent) - 1) // 2]
+        middle = sorted(recent, key=recent.__getitem__)[(len(recent) - 1) // 2]
+        better, farther_s = recent[middle], records[middle].trip_s
         for store in recent:
             own = _own(records[store], operation, looked_at, now)
-            if own is not None and own > max(SLOW_FACTOR * better, SLOW_FLOOR_S):
+            # Who is nearer may take as long as the way to the other: it would be no quicker to go there.
+            spared_s = max(0.0, farther_s - records[store].trip_s)
+            if own is not None and own > max(SLOW_FACTOR * better, SLOW_FLOOR_S) + SLOW_FACTOR * spared_s:
                 found.add(store)
     return frozenset(found)
 
@@ -78,20 +82,36 @@ def _recent(records: Mapping[StoreId, Record], operation: Operation, now: float)
     """What those who are a yardstick typically needed."""
     after = now - PEERS_RECENT_S
     return {
-        store: typical
+        store: typical if record.distance is None else record.distance.yardstick_s(typical)
         for store, record in records.items()
         if record.state is not StoreState.SITTING_OUT
         and (typical := record.lately[operation].typical(after, lenient=False)) is not None
     }
 
 
-def _peers(records: Mapping[StoreId, Record], recent: Mapping[StoreId, float], store: StoreId) -> list[float]:
-    """What its peers needed: of those that are no farther away, if there are enough. What is left over of a
-    long way is mostly the way's, and would hide a great deal."""
+def _fence(
+    records: Mapping[StoreId, Record], recent: Mapping[StoreId, float], store: StoreId
+) -> float | None:
+    """By what its peers needed: those that are no farther away, if there are enough. What is left over of a
+    long way is mostly the way's, and would hide a great deal. What they need is not known better than the way
+    to them varies; as far as that is not forgiven to the store anyway, it might all be theirs."""
     peers = [peer for peer in recent if peer != store]
-    reach_s = 2.0 * records[store].trip_s + NEAR_S
-    near = [peer for peer in peers if records[peer].trip_s <= reach_s]
-    return [recent[peer] for peer in (near if len(near) >= PEERS_MIN else peers)]
+    trip_s = records[store].trip_s
+    near = [peer for peer in peers if records[peer].trip_s <= 2.0 * trip_s + NEAR_S]
+    if len(near) >= PEERS_MIN:
+        peers = near
+    known = sorted(recent[peer] for peer in peers if not _hidden(records[peer], recent[peer]))
+    # Whose answers are lost in the jitter of the way is taken to be like the others: scatter it is not.
+    like = known[len(known) // 2] if known else YARDSTICK_MIN_S
+    fence = upper_fence([*known, *[like] * (len(peers) - len(known))])
+    if fence is None:
+        return None
+    jitter_s = sorted(records[peer].jitter_s for peer in peers)[len(peers) // 2]
+    return fence + SLOW_FACTOR * max(0.0, jitter_s - trip_s)
+
+
+def _hidden(record: Record, typical: float) -> bool:
+    return record.distance is not None and typical <= YARDSTICK_MIN_S
 
 
 def _own(record: Record, operation: Operation, looked_at: float, now: float) -> float | None:

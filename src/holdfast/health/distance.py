@@ -23,6 +23,9 @@ ASSUMED_S = 0.1
 
 DISTANCE_MAX_S = 1.0
 LATEST = 16
+LATEST_MIN = 8
+"""With fewer pings nothing is known of how much they vary: as much as the way itself, then."""
+
 YARDSTICK_MIN_S = 0.001
 """The way is not known better than this: what is less is no better than others."""
 
@@ -38,7 +41,7 @@ class Distance:
 
     def __init__(self) -> None:
         self.trip_s = ASSUMED_S
-        self.jitter_s = 0.0
+        self.jitter_s = ASSUMED_S
         self._latest: deque[float] = deque(maxlen=LATEST)
         self._began: float | None = None
         self._lately = self._before = float("inf")
@@ -52,11 +55,12 @@ class Distance:
         self._lately = min(self._lately, seconds)
         self.trip_s = min(self._lately, self._before, DISTANCE_MAX_S)
         self._latest.append(seconds)
-        self.jitter_s = min(max(self._latest) - self.trip_s, self.trip_s)
+        seen = len(self._latest) >= LATEST_MIN
+        self.jitter_s = min(max(self._latest) - self.trip_s, self.trip_s) if seen else self.trip_s
 
-    def yardstick_s(self, seconds: float) -> float:
-        """What of a call that took `seconds` is to be told of its store, when others are held against it."""
-        return max(seconds - self.trip_s - self.jitter_s, YARDSTICK_MIN_S)
+    def yardstick_s(self, left_s: float) -> float:
+        """What others are held against, of what a call took beyond the way: what no jitter explains."""
+        return max(left_s - self.jitter_s, YARDSTICK_MIN_S)
 
 
 def allowed_s(trip_s: float, size: int) -> float:

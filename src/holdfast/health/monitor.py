@@ -487,7 +487,7 @@ class StoreHealth:
             lately.add(now, seconds)
             return seconds
         own = max(0.0, seconds - allowed_s(record.distance.trip_s, size))
-        lately.add(now, record.distance.yardstick_s(seconds), own)
+        lately.add(now, seconds - record.distance.trip_s, own)
         return own
 
     def _failed(

@@ -138,6 +138,11 @@ class Record:
             self.probe = PhiAccrual(pause_s=SELDOM_PAUSE_S, spread_min_s=SELDOM_SPREAD_S)
 
     @property
+    def jitter_s(self) -> float:
+        """By how much the way to it varies, as far as that is known."""
+        return 0.0 if self.distance is None else self.distance.jitter_s
+
+    @property
     def phis(self) -> tuple[PhiAccrual, ...]:
         """All detectors of silence."""
         return (self.probe, *self.calls.values())
