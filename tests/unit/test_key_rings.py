@@ -82,6 +82,9 @@ async def test_what_a_command_did_to_the_file_is_seen(tmp_path: Path) -> None:
     await found.follow(2.0)
     assert told == [changed.newest.id]
     assert read_ring(disks[1] / FILE_NAME).newest.id == changed.newest.id
+    (tmp_path / "data" / FILE_NAME).unlink()
+    await found.follow(4.0)
+    assert len(read_ring(tmp_path / "data" / FILE_NAME).keys) == 2
     found.close()
 
 

@@ -87,6 +87,14 @@ class Retired(Struct, frozen=True):
     how: str
     wall: float
 
+    @property
+    def sentence(self) -> str:
+        """What is said of it when it turns up again."""
+        return (
+            f"It is the store that was {self.how} from slot {self.slot!r}: it is not taken back. "
+            "Empty what it lies in to use that as a new one."
+        )
+
 
 class Cluster(Struct, frozen=True):
     """All slots by name. `cluster` is random: it tells installations apart. `index` are the members that

@@ -30,7 +30,6 @@ from holdfast.health.prober import GRACE_S, PROBE_TIMEOUT_S, Prober, paced
 from holdfast.node.cluster import (
     Cluster,
     Draining,
-    Retired,
     Slot,
     assign_slots,
     cluster_from,
@@ -213,7 +212,7 @@ class Keeper:
         if found.store is None:
             retired = self.cluster.retired_store(found.identity.store) if found.identity else None
             if retired is not None:
-                self._set_away(held, Attachment.STALE, retired_sentence(retired))
+                self._set_away(held, Attachment.STALE, retired.sentence)
             else:
                 self._set_away(held, found.judgement.attachment, found.judgement.reason)
             return
@@ -403,6 +402,8 @@ class Keeper:
                 await opened.usage(timeout_s=PROBE_TIMEOUT_S)
                 return  # it failed, and is there: health says what it is good for
         except StoreFailed:
+            if isinstance(held.place.path, Bucket):
+                return  # its provider fails, which says nothing of what lies there
             judgement = Judgement(Attachment.NEW, "")
         except (Busy, OSError):
             return
@@ -590,11 +591,3 @@ class Keeper:
 
 def _nobody_asks(store: StoreId) -> None:
     """Until somebody wants to know of stores that come back."""
-
-
-def retired_sentence(retired: Retired) -> str:
-    """What is said of a store that was taken out of service and turns up again."""
-    return (
-        f"It is the store that was {retired.how} from slot {retired.slot!r}: it is not taken back. "
-        "Empty the directory to use it as a new one."
-    )

@@ -163,6 +163,10 @@ class KeyRings:
         if seen == self._seen:
             return
         found = await self._own.run(_read, self.path, timeout_s=TIMEOUT_S)
+        if found is None and self.ring is not None:
+            # Somebody took it away: it may have been the only copy but for this process.
+            await self._own.run(self._write, self.path, self.ring, timeout_s=TIMEOUT_S)
+            return
         self._seen = seen
         if found is not None and self.ring is not None:
             have = {key.id for key in self.ring.keys}

@@ -31,7 +31,7 @@ from holdfast.node.config_cloud import (
     read_money,
     read_profile,
 )
-from holdfast.node.keeper import Held, Keeper, retired_sentence
+from holdfast.node.keeper import Held, Keeper
 from holdfast.node.leaving import Cost, cost_of_leaving, weaker_levels
 from holdfast.node.membership import Places
 from holdfast.node.stores import Done
@@ -352,7 +352,7 @@ class StoreCommands:
             raise InvalidInput(f"There is no directory {path}:", hint="mount the disk or make it first.")
         cluster = self._keeper.cluster
         if found.identity is not None and (gone := cluster.retired_store(found.identity.store)):
-            raise Fenced(f"{path} cannot be taken.", hint=retired_sentence(gone))
+            raise Fenced(f"{path} cannot be taken.", hint=gone.sentence)
         judgement = judge(found, Expected(cluster.cluster, slot))
         if judgement.attachment is Attachment.READY:
             raise Fenced(f"{path} belongs to slot {slot!r} of this cluster already.")

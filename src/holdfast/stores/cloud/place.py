@@ -18,7 +18,7 @@ from msgspec import Struct
 from holdfast.base.errors import Damaged, InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.sealed import NOT_JSON, is_spoiled, seal
-from holdfast.stores.cloud.requests import Bucket
+from holdfast.stores.cloud.requests import PAGE, Bucket
 from holdfast.stores.identity import Found, Identity, Noted
 from holdfast.stores.port import ShardExists, ShardMissing
 
@@ -29,7 +29,6 @@ FORMAT = 1
 
 _BYTES_MAX = 64 << 10
 _STRANGERS_TOLD = 3
-_NOTES_MAX = 100
 _NOTE = re.compile(r"([0-9]{8})\.([A-Za-z0-9_-]{1,64})\.([0-9]{20})\Z")
 
 
@@ -144,5 +143,9 @@ async def note(bucket: Bucket, noted: Noted, timeout_s: float) -> Noted:
 
 
 async def _notes(bucket: Bucket, timeout_s: float) -> list[str]:
-    found = [name for name, _ in await bucket.page(NOTES, "", _NOTES_MAX, timeout_s)]
+    found: list[str] = []
+    while page := await bucket.page(NOTES, found[-1] if found else "", PAGE, timeout_s):
+        found += [name for name, _ in page]
+        if len(page) < PAGE:
+            break
     return sorted(name for name in found if _NOTE.match(name))
