@@ -251,3 +251,28 @@ def test_ranges_cover_every_pack_once() -> None:
     assert keys[0][0] <= b"pack/" + b"00" * 16
     assert keys[-1][1] > b"pack/" + b"ff" * 16
     assert [end for _, end in keys[:-1]] == [start for start, _ in keys[1:]]
+
+
+async def test_what_costs_money_is_not_read_and_still_missed_when_it_is_gone() -> None:
+    rig = build_rig()
+    packs = [await write(rig, RS, bytes(range(256)) * 400) for _ in range(3)]
+    assert packs
+    dear = rig.stores[0]
+    it = Scrubbed(rig)
+    it.scrub._unread = lambda: (dear,)
+    reads: list[str] = []
+    real = rig.attached[dear].get
+
+    async def get(name: str, *arguments: object, **named: object) -> object:
+        reads.append(name)
+        return await real(name, *arguments, **named)  # type: ignore[arg-type]
+
+    rig.attached[dear].get = get  # type: ignore[method-assign, assignment]
+    await it.for_s(60)
+    assert (it.scrub.packs_read, it.found, reads) == (3, [], [])
+    (gone, *_) = await rig.attached[dear].list("", limit=1000, timeout_s=9)
+    await rig.attached[dear].delete(gone, timeout_s=9)
+    await it.for_s(2 * DAY_S)
+    assert it.found
+    assert all(fault.store == dear for report in it.found for fault in report.faults)
+    assert not reads

@@ -15,6 +15,7 @@ from holdfast.health.monitor import (
     PROBATION_S,
     PROBE_ALWAYS_S,
     PROBE_IDLE_S,
+    PROBE_SELDOM_S,
 )
 from holdfast.health.transitions import TRANSITIONS, USE, Evidence, Guard, find
 from holdfast.stores.measured import Operation
@@ -410,3 +411,33 @@ def test_no_line_of_the_table_is_hidden_by_one_before_it() -> None:
                 if other.evidence is line.evidence and state in other.before
             ]
             assert all(set(other.guards) - set(line.guards) for other in before), line
+
+
+def test_a_store_whose_probes_cost_money_is_probed_seldom_unless_it_is_in_doubt() -> None:
+    ward = Ward()
+    probed: list[StoreId] = []
+    ward.health.probe_seldom(A)
+    tick = ward.health.tick
+
+    def counted(now: float) -> list[StoreId]:
+        found = tick(now)
+        probed.extend(found)
+        return found
+
+    ward.health.tick = counted  # type: ignore[method-assign]
+    ward.look(10 * PROBE_SELDOM_S)
+    assert 9 <= probed.count(A) <= 11
+    assert probed.count(B) > 100
+    ward.broken.add(B)
+    probed.clear()
+    ward.look(2 * PROBE_SELDOM_S)
+    assert probed.count(A) <= 3, "what is wrong with others is no reason"
+    ward.broken = {A}
+    ward.fail(A, FAILURES_SUSPECT)
+    probed.clear()
+    ward.look(30)
+    assert ward.state(A) in (StoreState.SUSPECT, StoreState.DOWN)
+    assert 6 <= probed.count(A) <= 31
+    ward.broken = set()
+    ward.look(3 * PROBE_SELDOM_S)
+    assert ward.state(A) is StoreState.HEALTHY

@@ -18,6 +18,7 @@ from rich.text import Text
 from holdfast.base.wording import counted
 from holdfast.index.port import MemberStatus
 from holdfast.node.bucket_report import bucket_sentence
+from holdfast.node.config_cloud import is_bucket
 from holdfast.node.credentials import Credentials
 from holdfast.node.status import (
     NodeState,
@@ -157,6 +158,8 @@ def status_view(status: Status) -> RenderableType:
     tail.add_row("packs:", _packs(status))
     oldest = status.packs.oldest_read_s
     read = "not every shard was read yet" if oldest is None else f"every shard within {duration(oldest)}"
+    if any(is_bucket(store.path) for store in status.stores):
+        read += "; those in buckets were seen to be there, not read"
     tail.add_row("scrub:", read)
     tail.add_row("space:", _space(status))
     if status.recovery is not None:
