@@ -41,6 +41,7 @@ from holdfast.index.sqlite import (
     LogOptions,
     open_index,
 )
+from holdfast.sites.gate import NO_PAIR, GatedIndex
 from tests.kit.etcd import running_etcd
 from tests.kit.index_disks import SimDisk, SimMember, World
 from tests.kit.postgres import running_server
@@ -82,6 +83,15 @@ class Counting:
 @asynccontextmanager
 async def open_memory_measured(folder: Path) -> AsyncIterator[Index]:
     index = MeasuredIndex(MemoryIndex(SystemClock()), Counting(), SystemClock())
+    try:
+        yield index
+    finally:
+        await index.close()
+
+
+@asynccontextmanager
+async def open_memory_gated(folder: Path) -> AsyncIterator[Index]:
+    index = GatedIndex(MemoryIndex(SystemClock()), lambda: NO_PAIR, lambda: True)
     try:
         yield index
     finally:
@@ -158,6 +168,7 @@ ENGINES = {
     "memory": open_memory,
     "memory-slow": open_memory_slow,
     "memory-measured": open_memory_measured,
+    "memory-gated": open_memory_gated,
     "sqlite": open_sqlite,
     "sqlite-simulated": open_sqlite_on_simulated_disks,
     "postgres": open_postgres_anew,
