@@ -25,6 +25,7 @@ from holdfast.packs.disposal import shards_buried
 from holdfast.packs.model import PackRow, Place, buried_row, debt_row, pack_row
 from holdfast.packs.rows import decode_row, encode_row
 from holdfast.scheme import Scheme
+from holdfast.sites.digests import Survey, survey
 from holdfast.sites.following import Follower
 from holdfast.sites.landing import Landed
 from holdfast.sites.rows import CHECKPOINT_ROW, COPIED, STATE_ROW, arrival, decode_checkpoint, part_number
@@ -136,6 +137,12 @@ class ActiveSource(Troubled):
         await self.trouble()
         return [row for row in found if isinstance(row, Row)]
 
+    async def survey(self, start: bytes, end: bytes, limit: int) -> Survey:
+        await self.trouble()
+        found = await survey(self._world.active, start, end, limit)
+        await self.trouble()
+        return found
+
     async def pack(self, pack: PackId) -> PackCopy | None:
         await self.trouble()
         (found,) = await self._world.active.get([pack_row(pack)])
@@ -201,6 +208,8 @@ class StandbyWorld:
         self.attempts = 0
         self._places: dict[PackId, set[int]] = {}
         self.landed: list[PackId] = []
+        self.damaging = False
+        """Whether the standby is wrong on purpose."""
         self.landing = self.landing_most = 0
         self.checks = 0
         self.seen: set[int] = set()
@@ -338,7 +347,7 @@ class StandbyWorld:
         if found is None:
             return
         checkpoint = decode_checkpoint(found.value)
-        if checkpoint.is_whole:
+        if checkpoint.is_whole and not self.damaging:
             self.checks += 1
             self.seen.add(checkpoint.revision)
             assert state == self.active_rows.states[checkpoint.revision], (

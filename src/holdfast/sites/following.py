@@ -18,7 +18,7 @@ Rows that were never copied, or of which the feed does not tell any more, are co
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -76,6 +76,7 @@ class Follower:
         self._fetcher = PackFetcher(source, landing)
         self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS_MAX)
         self._revision = ABSENT
+        self._to_mend: deque[bytes] = deque()
         self.checkpoint: Checkpoint | None = None
         self.caught_up: float | None = None
         """When, by `aging`, the standby last had every row there was."""
@@ -84,6 +85,10 @@ class Follower:
     def bytes_awaited(self) -> int:
         """Of packs that the feed has told and that are not durable here."""
         return self._fetcher.bytes_awaited
+
+    def mend(self, groups: Iterable[bytes]) -> None:
+        """Put rows of these groups anew, as the active has them: they were found to be different."""
+        self._to_mend.extend(groups)
 
     async def run(self) -> None:
         """Follow for ever. Raises Unavailable when the active or the index cannot answer, Busy when somebody
@@ -136,6 +141,8 @@ class Follower:
                     await self._take(feed)
                 if self._here.copied is not None:
                     await self._copy_page()
+                elif self._to_mend:
+                    await self._mend_one()
                 elif not feed.ahead:
                     await feed.wait()
         finally:
@@ -169,11 +176,23 @@ class Follower:
         if page is None:
             await self._apply({}, {}, replace(checkpoint, copied=None))
             return
+        await self._put_alike(page, copies=True)
+
+    async def _mend_one(self) -> None:
+        await self._put_alike(
+            await comparing.read_group(self._source, self._index, self._to_mend.popleft()), copies=False
+        )
+
+    async def _put_alike(self, page: comparing.Page, *, copies: bool) -> None:
+        """Make our rows of a page theirs. They are younger than the checkpoint, so we are whole once it is
+        there."""
         whole = await self._source.revision()
         for step in comparing.steps(page):
             while self._index.status().revision < step.moments:
                 await self._apply({}, {}, self._here)
-            after = replace(self._here, copied=step.copied, whole=max(whole, self._here.whole))
+            after = replace(self._here, whole=max(whole, self._here.whole))
+            if copies:
+                after = replace(after, copied=step.copied)
             await self._apply(step.rows, step.packs, after, in_place=True)
 
     # Into the index

@@ -13,6 +13,7 @@ from holdfast.packs.errors import PackGone
 from holdfast.packs.model import Extent, ManifestEntry, PackRow, PackStorage, debt_row, pack_row
 from holdfast.packs.rows import decode_row, promised_scheme
 from holdfast.scheme import Scheme
+from holdfast.sites.digests import Survey, survey
 from holdfast.sites.rows import MARK_ROW, only_rows
 
 
@@ -42,6 +43,10 @@ class Source(Protocol):
 
     async def page(self, start: bytes, end: bytes, limit: int) -> list[Row]:
         """Rows of one moment in key order; fewer than `limit` at the end."""
+        ...
+
+    async def survey(self, start: bytes, end: bytes, limit: int) -> Survey:
+        """The digest of about `limit` rows from `start`, or of all up to `end`; see `digests.survey`."""
         ...
 
     async def pack(self, pack: PackId) -> PackCopy | None:
@@ -77,6 +82,10 @@ class IndexSource:
     async def page(self, start: bytes, end: bytes, limit: int) -> list[Row]:
         """See `Source`."""
         return only_rows(await self._index.scan(start, end, limit=limit))
+
+    async def survey(self, start: bytes, end: bytes, limit: int) -> Survey:
+        """See `Source`."""
+        return await survey(self._index, start, end, limit)
 
     async def pack(self, pack: PackId) -> PackCopy | None:
         """See `Source`."""
