@@ -1,4 +1,4 @@
-"""The commands `holdfast node list|can-stop|drain|remove` and `holdfast cluster status`."""
+"""The commands `holdfast node list|can-stop|drain|remove` and `holdfast cluster status|format`."""
 
 import asyncio
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 from holdfast.base.clock import SystemClock
-from holdfast.cli.options import ConfigOption, DataOption, JsonOption, read_config
+from holdfast.cli.options import ConfigOption, DataOption, ForceOption, JsonOption, read_config, yes
 from holdfast.node.config import Given
 
 app = typer.Typer(help="The nodes of the cluster: see, stop, empty, remove.", no_args_is_help=True)
 cluster_app = typer.Typer(help="The cluster as a whole.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(help="The node's name, as `holdfast node list` shows it.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Accept what it costs, which is printed.")]
 
 
 @app.command("list")
@@ -52,7 +51,7 @@ def drain(
     json: JsonOption = False,
 ) -> None:
     """Move everything off all stores of a node, so that it can be removed."""
-    _command("drain", {"name": name, "cancel": _yes(cancel), "force": _yes(force)}, data, config, json)
+    _command("drain", {"name": name, "cancel": yes(cancel), "force": yes(force)}, data, config, json)
 
 
 @app.command()
@@ -65,7 +64,7 @@ def remove(
     json: JsonOption = False,
 ) -> None:
     """Take a node that was stopped, or lost, out of the cluster."""
-    _command("remove", {"name": name, "cancel": _yes(cancel), "force": _yes(force)}, data, config, json)
+    _command("remove", {"name": name, "cancel": yes(cancel), "force": yes(force)}, data, config, json)
 
 
 @cluster_app.command("status")
@@ -100,7 +99,3 @@ def _command(action: str, asked: dict[str, str], data: Path | None, config: Path
     from holdfast.cli.noding import command_nodes
 
     command_nodes(read_config(config, Given(data=data)), SystemClock(), action, asked, as_json=json)
-
-
-def _yes(given: bool) -> str:
-    return "yes" if given else ""

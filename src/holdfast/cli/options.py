@@ -18,6 +18,12 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration file (default ./holdfast.toml, if it exists).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Accept what it costs, which is printed.")]
+
+
+def yes(given: bool) -> str:
+    """A switch as a query says it; left out where it was not given."""
+    return "yes" if given else ""
 
 
 def config_file(path: Path | None) -> Path | None:

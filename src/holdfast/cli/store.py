@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from holdfast.base.clock import SystemClock
-from holdfast.cli.options import ConfigOption, DataOption, JsonOption, config_file, read_config
+from holdfast.cli.options import (
+    ConfigOption,
+    DataOption,
+    ForceOption,
+    JsonOption,
+    config_file,
+    read_config,
+    yes,
+)
 from holdfast.node.config import Given, absolute
 
 app = typer.Typer(
@@ -14,7 +22,6 @@ app = typer.Typer(
 )
 
 SlotArgument = Annotated[str, typer.Argument(help="The store's slot, as `holdfast store list` names it.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Accept what it costs, which is printed.")]
 
 
 EndpointOption = Annotated[str, typer.Option("--endpoint", help="Of a bucket that is not at Amazon.")]
@@ -70,7 +77,7 @@ def drain(
     json: JsonOption = False,
 ) -> None:
     """Move everything off a store, so that it can be removed."""
-    _command("drain", {"slot": slot, "cancel": _yes(cancel), "force": _yes(force)}, data, config, json)
+    _command("drain", {"slot": slot, "cancel": yes(cancel), "force": yes(force)}, data, config, json)
 
 
 @app.command()
@@ -89,7 +96,7 @@ def replace(
     json: JsonOption = False,
 ) -> None:
     """Have an empty place take over from a store, which is copied to it or made again."""
-    asked = {"slot": slot, "path": _whole(path), "force": _yes(force)}
+    asked = {"slot": slot, "path": _whole(path), "force": yes(force)}
     asked |= _bucket(endpoint, bucket_region, profile, capacity, price, unsealed=unsealed)
     _command("replace", asked, data, config, json)
 
@@ -103,7 +110,7 @@ def remove(
     json: JsonOption = False,
 ) -> None:
     """Let go of a store that is empty; of one that is not with --force."""
-    _command("remove", {"slot": slot, "force": _yes(force)}, data, config, json)
+    _command("remove", {"slot": slot, "force": yes(force)}, data, config, json)
 
 
 def _command(action: str, asked: dict[str, str], data: Path | None, config: Path | None, json: bool) -> None:
@@ -122,13 +129,9 @@ def _bucket(
         "profile": profile,
         "capacity": capacity,
         "price": price,
-        "unsealed": _yes(unsealed),
+        "unsealed": yes(unsealed),
     }
 
 
 def _whole(path: str) -> str:
     return path if "://" in path else str(absolute(Path(path), Path.cwd()))
-
-
-def _yes(given: bool) -> str:
-    return "yes" if given else ""
