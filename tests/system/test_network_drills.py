@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.balance.nodes_cluster import EJECT_PERCENT_MAX
+from holdfast.node.status import Status
 from tests.kit.ejections import Ejections
-from tests.kit.networked import NetworkDrill, drilling, silent
+from tests.kit.networked import NetworkDrill, drilling, knows_all, silent
 from tests.kit.s3 import Answer
 
 pytestmark = pytest.mark.slow
@@ -96,6 +97,42 @@ def test_packets_are_lost_late_and_doubled(tmp_path: Path) -> None:
         assert ejections.at_once <= len(parts) * EJECT_PERCENT_MAX / 100, ejections.at_once
 
     drilling(tmp_path, drills, rate=RATE, seconds=SECONDS, relayed=True)
+
+
+@pytest.mark.skipif(not THOROUGH, reason="`make drill` runs it")
+def test_nodes_that_are_far_are_used_like_near_ones(tmp_path: Path) -> None:
+    """Round trips of 30, 80 and 110 ms between three nodes: nobody sits out for that, writes wait for all of
+    their shards, and each node knows how far the others are."""
+    far_s = {"n1": 0.0, "n2": 0.015, "n3": 0.040}
+
+    async def drills(drill: NetworkDrill) -> None:
+        nodes = drill.cluster.nodes
+        for node in nodes:
+            node.part.disturb(delay_s=far_s[node.name], jitter_s=0.1 * far_s[node.name])
+            await asyncio.to_thread(node.kill)
+        await asyncio.gather(*[asyncio.to_thread(node.start) for node in nodes])
+        for node in nodes:
+            await drill.until(node, is_well, f"all stores to be well at {node.name}")
+        whole = 0
+        for number in range(40):
+            answer = await nodes[number % 3].ask("PUT", f"/drill/far-{number}", bytes(50_000))
+            assert answer.status == 200
+            whole += "debt=none" in answer.headers["x-holdfast-receipt"]
+            assert (await nodes[number % 3].ask("GET", f"/drill/far-{number}")).status == 200
+        assert whole > 30, f"{whole} of 40 writes waited for all shards"
+        for node in nodes:
+            status = await drill.until(node, is_well, f"all stores to be well at {node.name}")
+            for store in (await node.look()).stores:
+                owner = store.slot.partition("/")[0]
+                least_ms = 0.0 if owner == node.name else 2000 * (far_s[owner] + far_s[node.name])
+                assert least_ms <= store.trip_ms < 2 * least_ms + 100, (node.name, store, status)
+
+    drilling(tmp_path, drills, rate=RATE, seconds=SECONDS, relayed=True)
+
+
+def is_well(status: Status) -> bool:
+    """Whether every store is in use."""
+    return knows_all(status) and all(store.well for store in status.stores)
 
 
 def test_clocks_jump(tmp_path: Path) -> None:

@@ -4,6 +4,16 @@ import random
 
 import pytest
 
+from holdfast.health.distance import (
+    ASSUMED_S,
+    KEPT_S,
+    LATEST_MIN,
+    WINDOW_FIRST_BYTES,
+    YARDSTICK_MIN_S,
+    Distance,
+    allowed_s,
+    nearness,
+)
 from holdfast.health.error_rate import ERRORS_MIN, HALF_LIFE_S, ErrorRate
 from holdfast.health.fence import RUN_S, SLOW_FACTOR, SLOW_FLOOR_S, VOTES, Lately, SlowRun, upper_fence
 from holdfast.health.phi import GAPS_KEPT, PHI_MAX, PhiAccrual
@@ -212,3 +222,47 @@ def test_failures_fade_and_old_ones_weigh_less_from_the_start() -> None:
     assert not late.too_high(0.0)
     late.clear()
     assert late.share(0.0) == 0.0
+
+
+def test_the_way_is_the_least_of_the_pings_and_follows_a_shorter_one_at_once() -> None:
+    distance = Distance()
+    assert distance.trip_s == ASSUMED_S
+    distance.told(0.090, 0.0)
+    distance.told(0.080, 1.0)
+    distance.told(0.120, 2.0)
+    assert distance.trip_s == 0.080
+    distance.told(0.030, 3.0)
+    assert distance.trip_s == 0.030
+
+
+def test_a_longer_way_is_believed_after_five_to_ten_minutes() -> None:
+    distance = Distance()
+    for second in range(100):
+        distance.told(0.030, float(second))
+    second = 100
+    while distance.trip_s < 0.2:
+        distance.told(0.200, float(second))
+        second += 1
+    assert KEPT_S <= second - 100 <= 2 * KEPT_S + 1
+    distance.told(5.0, float(second))
+    assert distance.trip_s == 0.200
+
+
+def test_jitter_is_what_the_latest_pings_took_more_and_never_more_than_the_way() -> None:
+    distance = Distance()
+    for second in range(LATEST_MIN):
+        assert distance.jitter_s >= distance.trip_s, "nothing is known yet"
+        distance.told(0.080 + 0.001 * second, float(second))
+    assert distance.jitter_s == pytest.approx(0.007)
+    distance.told(0.5, 100.0)
+    assert distance.jitter_s == distance.trip_s == 0.080
+    assert distance.yardstick_s(0.090) == pytest.approx(0.010)
+    assert distance.yardstick_s(0.010) == YARDSTICK_MIN_S
+
+
+def test_a_call_may_take_what_the_way_explains() -> None:
+    assert allowed_s(0.0, 1 << 20) == 0.0
+    assert allowed_s(0.1, 0) == pytest.approx(0.2)
+    assert allowed_s(0.1, 3 * WINDOW_FIRST_BYTES) == pytest.approx(0.4)
+    assert nearness(0.0) == nearness(0.002) == 0
+    assert nearness(0.030) < nearness(0.080) < nearness(0.200)

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.base.ids import StoreId
-from holdfast.packs.hedging import HEDGE_BURST, HEDGE_SHARE, HedgeBudget, PlanState, ReadPlan, to_avoid
+from holdfast.packs.hedging import (
+    HEDGE_BURST,
+    HEDGE_SHARE,
+    HedgeBudget,
+    PlanState,
+    ReadPlan,
+    to_avoid,
+    too_far,
+)
 from holdfast.packs.quorum import (
     PATIENCE_S,
     SPARE_AFTER_S,
@@ -302,3 +310,13 @@ def test_hedges_stay_within_a_few_percent() -> None:
         spent += budget.spend()
     assert spent <= 10_000 * HEDGE_SHARE + HEDGE_BURST
     assert HEDGE_SHARE <= 0.05
+
+
+def test_a_wanted_shard_is_too_far_when_enough_others_are_nearer() -> None:
+    near, far = 0, 5
+    assert too_far(2, [0], {0: far, 1: near, 2: near}, ()) == {0}
+    assert too_far(2, [0], {0: far, 1: near, 2: far}, ()) == set(), "one of the others is as far"
+    assert too_far(2, [0], {0: near, 1: near, 2: near}, ()) == set()
+    assert too_far(2, [0], {0: far, 1: near, 2: near}, {1}) == set(), "who is avoided is nobody's help"
+    assert too_far(2, [0, 1], {0: near, 1: near, 2: far}, ()) == set()
+    assert too_far(1, [7], {1: near}, ()) == set(), "one without a place is lost, not far"
