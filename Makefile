@@ -67,7 +67,7 @@ drill: $(VENV)/.stamp-dev $(VENV)/.stamp-tools
 	$(BIN)/python -m pytest -q tests/system/test_drills.py tests/system/test_cluster_drills.py \
 		tests/system/test_network_drills.py tests/system/test_region_lost.py tests/system/test_overload.py \
 		tests/system/test_up.py \
-		tests/system/test_balancer_follows.py tests/system/test_postgres_drill.py \
+		tests/system/test_balancer_follows.py tests/system/test_postgres_drill.py tests/system/test_half_sent_requests.py \
 		tests/system/test_two_versions.py $(PYTEST_ARGS) || failed=1
 	HOLDFAST_CUTS=12 $(BIN)/python -m pytest -q tests/system/test_cut_disks.py $(PYTEST_ARGS) || failed=1
 	cat "$$HOLDFAST_DRILL_TABLE"

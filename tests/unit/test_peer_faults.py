@@ -141,6 +141,27 @@ async def test_a_connection_may_fall_silent_at_every_byte(act: Act) -> None:
 
 
 @pytest.mark.virtual
+@pytest.mark.parametrize("hello", [False, True], ids=["known", "new"])
+@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
+async def test_a_peer_of_a_byte_a_second_costs_no_more_than_the_time_given(act: Act, hello: bool) -> None:
+    """However often something still comes: each of a hundred bytes would start the clock anew."""
+    network = PipeNetwork()
+    async with pair(network=network) as both:
+        await both.inner.put("there", [BLOB], timeout_s=T)
+        if not hello:
+            await both.client.ping(timeout_s=T)
+        network.latency_s, network.piece_bytes_max = 1.0, 1
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(OURS):
+            await act(both)
+        assert asyncio.get_running_loop().time() - began <= T + 0.001
+        assert both.inner.medium == {"there": BLOB}
+        network.latency_s, network.piece_bytes_max = 0.001, 1 << 20
+        await asyncio.sleep(1.0)
+        await both.client.ping(timeout_s=T)
+
+
+@pytest.mark.virtual
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
 async def test_bytes_may_come_one_by_one(act: Act) -> None:
     async with pair(network=PipeNetwork(piece_bytes_max=1)) as both:
