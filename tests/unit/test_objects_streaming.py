@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -12,7 +14,7 @@ from holdfast.base.clock import SystemClock
 from holdfast.base.errors import Busy, Unavailable
 from holdfast.objects.digests import BEHIND_BYTES_MAX, STEP_BYTES, RunningDigests
 from holdfast.objects.errors import TooBusy
-from holdfast.objects.model import PutObject
+from holdfast.objects.model import ExpectedDigests, PutObject
 from holdfast.objects.settings import ObjectsLimits
 from holdfast.objects.turns import ByteBudget, Turns
 from holdfast.packs.model import PACK_BYTES_MAX
@@ -113,6 +115,91 @@ async def test_a_large_put_that_fails_leaves_no_task_no_memory_and_no_row(why: s
     assert not await desk.rows(b"pack/")
     assert not await desk.rows(b"head/")
     await desk.put("key", b"fine")
+
+
+class Slow:
+    """A client that pauses before some of its pieces."""
+
+    algorithm = None
+
+    def __init__(self, data: bytes, pauses: dict[int, Callable[[], Awaitable[object]]], step: int) -> None:
+        self._data = data
+        self._pauses = pauses
+        self._step = step
+        self.length = len(data)
+
+    def expected(self) -> ExpectedDigests:
+        return ExpectedDigests()
+
+    async def __aiter__(self) -> AsyncIterator[Buffer]:
+        for number, at in enumerate(range(0, len(self._data), self._step)):
+            if number in self._pauses:
+                await self._pauses[number]()
+            yield self._data[at : at + self._step]
+
+
+def some(number: int, size: int) -> bytes:
+    return random.Random(number).randbytes(1009) * (size // 1009 + 1)
+
+
+@pytest.mark.virtual
+async def test_clients_that_stop_sending_hold_no_memory_that_others_wait_for() -> None:
+    desk = await ready(VirtualClock(), PACK_BYTES_MAX)
+    budget = desk.objects._context.budget
+    total = budget.free
+    going = asyncio.Event()
+    bodies = {f"slow{n}": some(n, 5 * MIB) for n in range(10)}
+    stopped = [
+        asyncio.create_task(desk.objects.put_object(put(key, Slow(body, {6: going.wait}, MIB // 2))))
+        for key, body in bodies.items()
+    ]
+    await VirtualClock().sleep(1)
+    assert not any(task.done() for task in stopped)
+    good = some(99, PACK_BYTES_MAX)
+    await desk.objects.put_object(put("good", BytesBody(good, step=MIB)))
+    assert await desk.get("good") == good
+    going.set()
+    await asyncio.gather(*stopped)
+    for key, body in bodies.items():
+        assert await desk.get(key) == body
+    assert budget.free == total
+    assert not budget.asked
+    await desk.audit()
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("seed", range(4))
+async def test_many_slow_clients_get_through_with_little_memory(seed: int) -> None:
+    chance = random.Random(seed)
+    clock = VirtualClock()
+    desk = await ready(clock, PACK_BYTES_MAX)
+
+    def gate() -> asyncio.Future[None]:
+        written = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(chance.random() / 50, written.set_result, None)
+        return written
+
+    desk.packs.write_gate = gate
+    bodies = {f"key{n}": some(n, chance.randrange(2 * MIB, 8 * MIB)) for n in range(10)}
+    await asyncio.gather(
+        *(
+            desk.objects.put_object(
+                put(
+                    key,
+                    Slow(
+                        body,
+                        {n: partial(clock.sleep, chance.random()) for n in range(chance.randrange(20))},
+                        chance.randrange(100_000, 2 * MIB),
+                    ),
+                )
+            )
+            for key, body in bodies.items()
+        )
+    )
+    for key, body in bodies.items():
+        assert await desk.get(key) == body
+    assert desk.objects._context.budget.free == PACK_BYTES_MAX
+    await desk.audit()
 
 
 @pytest.mark.parametrize("threads", [0, 2])

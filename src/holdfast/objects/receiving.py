@@ -1,11 +1,13 @@
 """Large bodies on their way into packs.
 
 A body is cut into packs as it streams. While it goes on arriving, earlier packs are being written and
-the digests computed. What must hold: memory is bounded by the node's budget, whatever the size of the
-body; the last pack is begun only when every digest is known and right and the others are durable,
-because its manifest carries the record of the whole, which names them (itself by an empty pack id: a
-manifest does not know what its pack will be called); a body that fails leaves packs that no row names
-(they are orphans, which their collector finds), and no task behind.
+the digests computed. Memory is taken as bytes arrive; where there is none left, what has arrived so far is
+written as a pack of its own. So a client that sends slowly, or stops, holds next to nothing of what others
+wait for, and nobody who waits for memory holds any. What must hold: memory is bounded by the node's budget,
+whatever the size of the body; the last pack is begun only when every digest is known and right and the
+others are durable, because its manifest carries the record of the whole, which names them (itself by an
+empty pack id: a manifest does not know what its pack will be called); a body that fails leaves packs that
+no row names (they are orphans, which their collector finds), and no task behind.
 """
 
 import asyncio
@@ -33,6 +35,8 @@ from holdfast.packs.model import (
 from holdfast.scheme import Scheme
 
 TAIL_BYTES = 2 << 20
+HELD_BYTES = 512 << 10
+"""Memory is taken in pieces of this size. It is also the least that is written before its pack is full."""
 _GRAIN = 1 << 20
 
 
@@ -185,13 +189,16 @@ class Receiver:
 
     async def _stream(self, body: Body, run: "_Run", digests: RunningDigests) -> None:
         left = body.length
-        await run.begin()
+        run.waits_for_client = True
         async for buffer in body:
+            run.waits_for_client = False
             left -= len(buffer)
             if left < 0:
                 break
             await digests.feed(buffer)
             await run.add(buffer)
+            run.waits_for_client = True
+        run.waits_for_client = False
         _check_length(body.length - left, body.length)
 
 
@@ -215,33 +222,60 @@ class _Run:
         self._inflight_packs = inflight_packs
         self._tasks: list[asyncio.Task[Written]] = []
         self._filling: list[Buffer] = []
-        self._room = 0
+        self._filled = 0
         self._held = 0
-
-    async def begin(self) -> None:
-        """Get memory for the next pack."""
-        size = self._sizes[len(self._tasks)]
-        await self._budget.take(size)
-        self._room = self._held = size
+        self.waits_for_client = False
+        budget.asked[self] = self._do_without
 
     async def add(self, buffer: Buffer) -> None:
         """The next bytes; starts writing each pack but the last as it becomes full."""
-        while len(self._tasks) < len(self._sizes) - 1 and len(buffer) >= self._room:
-            view = memoryview(buffer)
-            self._filling.append(view[: self._room])
-            buffer = view[self._room :]
-            await self._wait_for_room()
-            self._launch()
-            await self.begin()
-        if len(buffer):
-            self._filling.append(buffer)
-            self._room -= len(buffer)
+        rest = memoryview(buffer)
+        while len(rest):
+            count = await self._hold(len(rest))
+            self._filling.append(rest[:count])
+            self._filled += count
+            rest = rest[count:]
+            if not self._room and len(self._tasks) < len(self._sizes) - 1:
+                await self._wait_for_room()
+                self._launch()
+
+    @property
+    def _room(self) -> int:
+        """What the pack that is filling still wants."""
+        return self._sizes[len(self._tasks)] - self._filled
+
+    async def _hold(self, wanted: int) -> int:
+        """Have memory for the next bytes of the pack that is filling; for how many of those `wanted`."""
+        if self._held == self._filled and not self._budget.take_now(min(HELD_BYTES, self._room)):
+            if self._filled:
+                await self._wait_for_room()
+                self._launch_early()
+            await self._budget.take(min(HELD_BYTES, self._room))
+            self._held += min(HELD_BYTES, self._room)
+        elif self._held == self._filled:
+            self._held += min(HELD_BYTES, self._room)
+        return min(wanted, self._held - self._filled)
+
+    def _do_without(self) -> None:
+        """Somebody waits for memory: write what is there, if no more comes at the moment."""
+        running = sum(not task.done() for task in self._tasks)
+        worth_it = self._filled >= HELD_BYTES and self._room > 0
+        if self.waits_for_client and worth_it and running < self._inflight_packs:
+            self._launch_early()
+
+    def _launch_early(self) -> None:
+        """Write what has come of the pack that is filling as one of its own; the rest is cut anew."""
+        now = len(self._tasks)
+        left = sum(self._sizes[now:]) - self._filled
+        self._sizes[now:] = [self._filled, *cut(left)]
+        self._launch()
 
     async def finish(self, complete: Callable[[tuple[Extent, ...]], bytes]) -> list[Written]:
         """Write the last pack, with the record in its manifest; all packs, in order."""
         last = len(self._sizes) - 1
         assert len(self._tasks) == last
         assert self._room == 0, "the length was checked"
+        self._budget.asked.pop(self, None)
         while not all(task.done() for task in self._tasks):
             await self._wait_for_one()
         written = [task.result() for task in self._tasks]
@@ -251,7 +285,7 @@ class _Run:
     def _launch(self, complete: Callable[[Extent], bytes] | None = None) -> asyncio.Task[Written]:
         piece = len(self._tasks)
         data, held = self._filling, self._held
-        self._filling, self._held = [], 0
+        self._filling, self._filled, self._held = [], 0, 0
 
         def describe(extent: Extent) -> Sequence[ManifestEntry]:
             return (self._label.entry(extent, piece, b"" if complete is None else complete(extent)),)
@@ -279,6 +313,7 @@ class _Run:
 
     async def close(self) -> None:
         """Stop what is under way and give all memory back."""
+        self._budget.asked.pop(self, None)
         if self._held:
             self._budget.give(self._held)
             self._held = 0

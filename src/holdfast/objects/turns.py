@@ -7,7 +7,7 @@ hot for as long as somebody holds or awaits its turn.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from holdfast.base.errors import Busy
@@ -59,7 +59,8 @@ class Turns:
 class ByteBudget:
     """Bytes of memory, handed out first come, first served.
 
-    What must hold: what is out never exceeds the total; a share that was not given back is still out.
+    What must hold: what is out never exceeds the total; a share that was not given back is still out. Whoever
+    holds some and could do without is asked (`asked`) when somebody begins to wait.
     """
 
     def __init__(self, total: int, patience_s: float) -> None:
@@ -67,21 +68,30 @@ class ByteBudget:
         self._free = total
         self._patience_s = patience_s
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self.asked: dict[object, Callable[[], None]] = {}
 
     @property
     def free(self) -> int:
         """What nobody has."""
         return self._free
 
+    def take_now(self, size: int) -> bool:
+        """Take `size` bytes, unless somebody waits for them or they are not free."""
+        assert 0 <= size <= self._total, "more than there will ever be"
+        if self._waiting or size > self._free:
+            return False
+        self._free -= size
+        return True
+
     async def take(self, size: int) -> None:
         """Wait for `size` bytes; raises TooBusy when they do not come free in time."""
-        assert 0 <= size <= self._total, "more than there will ever be"
-        if not self._waiting and size <= self._free:
-            self._free -= size
+        if self.take_now(size):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (size, future)
         self._waiting.append(entry)
+        for ask in tuple(self.asked.values()):
+            ask()
         try:
             async with asyncio.timeout(self._patience_s):
                 await future
