@@ -26,10 +26,10 @@ from holdfast.stores.peer import PeerClient, PeerIdentity, PeerStore, Roots, cli
 from holdfast.stores.peer.errors import PeerRefused, Refusal
 from holdfast.stores.port import Range, Store, StoreFailed
 
-ASK_TIMEOUT_S = 10.0
+ASK_TIMEOUT_S = 30.0
 NOTE_TIMEOUT_S = 60.0
 GREET_TIMEOUT_S = 3.0
-GREETINGS = 3
+GREETINGS = 5
 
 Tell = Callable[[str], None]
 
@@ -85,7 +85,7 @@ class Borrowed:
 
     async def _greet(self, client: PeerClient, peer: PeerNamed) -> None:
         try:
-            await client.greet(timeout_s=GREET_TIMEOUT_S)
+            await _greeted(client)
         except PeerRefused as error:
             kind = Fenced if error.refusal is Refusal.FOREIGN_CLUSTER else InvalidInput
             raise kind(f"Node {peer.name} at {peer.address}: {error.message}", hint=error.hint) from None
@@ -164,8 +164,11 @@ class Borrowed:
             return "no address is known of it"
         client = self._dial(node.peer, node.name)
         try:
-            if not await _answers(client):
-                return "it does not answer"
+            await _greeted(client)
+        except HoldfastError:
+            await client.close()
+            return "it does not answer"
+        try:
             await PeerStore(DESK, client).size(WHO, timeout_s=ASK_TIMEOUT_S)
         except HoldfastError:
             raise _runs(node.name, node.peer) from None
@@ -186,15 +189,19 @@ async def _read(desk: PeerStore, name: str) -> bytes:
     return bytes(raw)
 
 
-async def _answers(client: PeerClient) -> bool:
-    """Whether anybody of that name is there: asked more than once, because one who runs may be slow."""
-    for _ in range(GREETINGS):
+async def _greeted(client: PeerClient) -> None:
+    """Once it has answered: asked more than once, because one who is there may be slow. Raises PeerRefused at
+    once, and at last what keeps it from answering."""
+    for left in reversed(range(GREETINGS)):
         try:
             await client.greet(timeout_s=GREET_TIMEOUT_S)
+        except PeerRefused:
+            raise
         except HoldfastError:
+            if not left:
+                raise
             continue
-        return True
-    return False
+        return
 
 
 def _runs(name: str, address: str) -> Busy:
