@@ -143,6 +143,22 @@ async def test_nothing_is_let_go_before_the_row_was_told(tmp_path: Path, why: Ex
         assert watched.secrets.known == (NEW,)
 
 
+async def test_a_disk_that_fails_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> tuple[bytes, ...]:
+        raise OSError(5, "Input/output error")
+
+    async with watching(tmp_path) as watched:
+        with monkeypatch.context() as broken:
+            broken.setattr("holdfast.node.secrets.read_secrets", fail)
+            await watched.clock.sleep(3 * LOOK_EVERY_S)
+        assert watched.secrets.known == (OLD,)
+        assert "Input/output error" in watched.told[0]
+        await watched.says(NEW + b"\nalso " + OLD)
+        assert watched.secrets.known == (NEW, OLD)
+
+
 async def test_what_was_set_by_hand_stays(tmp_path: Path) -> None:
     given = Credentials("chosen", "by somebody")
     secrets = Secrets((OLD,), given, "the balancers' own", made=False)

@@ -100,7 +100,7 @@ async def watch_file(
                     said = ""
                     continue
                 await _take(found, secrets, prove)
-            except HoldfastError as error:
+            except (HoldfastError, OSError) as error:  # a disk may fail to read what it opened
                 if str(error) != said:
                     said = str(error)
                     tell(f"the cluster's secret stays as it is: {error}")
