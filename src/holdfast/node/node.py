@@ -436,7 +436,7 @@ class Node:
 
     async def _follow_keys(self) -> None:
         while True:
-            with contextlib.suppress(HoldfastError):  # the data folder refuses: tried again
+            with contextlib.suppress(HoldfastError, OSError):  # the disk fails: tried again
                 await self._ground.rings.follow(self._clock.monotonic())
             await self._clock.sleep(KEYS_EVERY_S)
 
