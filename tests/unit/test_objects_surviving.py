@@ -8,7 +8,7 @@ from holdfast.base.errors import InvalidInput
 from holdfast.base.ids import StoreId
 from holdfast.base.randomness import SeededRandomness
 from holdfast.chores.choosing import SETTLED_S, ChooseSchemes
-from holdfast.index.port import prefix_end
+from holdfast.index.port import Expect, Transaction, prefix_end
 from holdfast.objects import keys, rows
 from holdfast.objects.model import PutObject
 from holdfast.objects.rows import BucketRow
@@ -167,3 +167,16 @@ async def test_a_row_of_before_survives_nothing_in_particular_and_is_told() -> N
     await house.objects.set_bucket_survive(BUCKET, "none")
     await house.put()
     assert house.rig.packs.writer.promises.of(Scheme(4, 2)) == ()
+
+
+async def test_a_word_of_a_later_version_is_no_reason_to_refuse_a_bucket() -> None:
+    house = House(2, 2, 2)
+    await house.objects.create_bucket(BUCKET, None, survive="host")
+    key = keys.bucket_row(BUCKET)
+    (found,) = await house.rig.index.get([key])
+    assert found is not None
+    later = rows.encode(replace(rows.decode_bucket(found.value), survive="continent"))
+    await house.rig.index.commit([Transaction((Expect(key, found.revision),), ((key, later),))])
+    _, survives = await house.put()
+    assert survives["host"] == 1, "by its scheme, while all is well"
+    assert "continent" in (await house.objects.choose_schemes())[BUCKET]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from holdfast.base.errors import Busy, HoldfastError, Unavailable
+from holdfast.base.errors import Busy, HoldfastError, InvalidInput, Unavailable
 from holdfast.base.ids import PackId, VersionId
 from holdfast.index.port import ABSENT, PRESENT, Expect, Index, Row, Transaction
 from holdfast.objects import keys, rows
@@ -224,6 +224,15 @@ def _given_up() -> Unavailable:
     )
 
 
+def _told(survive: str) -> Survive | None:
+    """What a bucket's row says. A word of a later version says nothing here, and is no reason to refuse the
+    bucket."""
+    try:
+        return parse_survive(survive) if survive else None
+    except InvalidInput:
+        return None
+
+
 Propose = Callable[[State, Sequence[Row | None]], Transaction]
 """A change of a key, decided anew on each state and on the other rows it asked for. Raises what the
 client is to be told instead."""
@@ -260,7 +269,7 @@ class Heads:
             known = self._buckets[row.value] = rows.decode_bucket(row.value)
         if known.survive or known.nonce in self._told:
             self._told.add(known.nonce)
-            self._learn(known.nonce, known.scheme, parse_survive(known.survive) if known.survive else None)
+            self._learn(known.nonce, known.scheme, _told(known.survive))
         return known
 
     def state(self, target: Target, bucket: Row | None, head: Row | None) -> State:
