@@ -165,9 +165,9 @@ class Borrowed:
         client = self._dial(node.peer, node.name)
         try:
             await _greeted(client)
-        except HoldfastError:
+        except HoldfastError as error:
             await client.close()
-            return "it does not answer"
+            return error.message if isinstance(error, PeerRefused) else "it does not answer"
         try:
             await PeerStore(DESK, client).size(WHO, timeout_s=ASK_TIMEOUT_S)
         except HoldfastError:
