@@ -118,8 +118,9 @@ def test_a_provider_that_is_down_fails_nothing_sits_out_and_returns(
 
         wait_until("the provider to be out of use", work)
         (line,) = [store for store in node.status().stores if store.slot == "cloud1"]
-        assert line.state in ("suspect", "down", "sitting out", "sitting-out"), line
-        assert "503" in line.last_error
+        assert line.state in ("suspect", "down", "sitting-out"), line
+        # On a machine under load the refusals may come too late to be read.
+        assert "503" in line.last_error or "did not answer" in line.last_error
         clouds[0].always = None
         wait_until("the provider to be back", lambda: states(node)["cloud1"] == "healthy")
         wait_until("what is owed to be paid", lambda: node.status().packs.debts == 0)
