@@ -286,7 +286,7 @@ class StandbyWorld:
                 puts[random.choice((b"node/a", b"beat/a", b"trash/s/x", b"event/1", b"lease/x"))] = (
                     b"%d" % number
                 )
-        await self.active.commit([Transaction((), tuple(puts.items()), tuple(set(deletes)))])
+        await self.active.commit([Transaction((), tuple(puts.items()), tuple(dict.fromkeys(deletes)))])
 
     async def changes(self, count: int) -> None:
         for _ in range(count):

@@ -49,15 +49,15 @@ async def all_of_it(seed: int) -> StandbyWorld:
     world = StandbyWorld(seed, failing=(seed % 3) * 0.01)
     await world.changes(world.random.randint(0, 60))
     await beside(world, busy(world, 10))
-    assert world.checks > 10
     return world
 
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_a_standby_is_what_the_active_was(first: int) -> None:
-    for seed in range(first, min(first + CHUNK, SEEDS)):
-        run_virtual(all_of_it(seed))
+    seeds = range(first, min(first + CHUNK, SEEDS))
+    checks = sum(run_virtual(all_of_it(seed)).checks for seed in seeds)
+    assert checks > 20 * len(seeds), "it was whole long enough to be looked at"
 
 
 async def crashed_at(call: int) -> bool:
