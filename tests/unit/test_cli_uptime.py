@@ -87,6 +87,7 @@ def test_what_cannot_be_answered_is_refused_with_what_would_be_right(
     assert "from 5m to 5 years" in refused(capsys, "--window", "a while")
     assert "less than 100" in refused(capsys, "--objective", "100")
     assert "did you mean GetObject?" in refused(capsys, "--operation", "GetObjct")
+    assert "bucket photos" in shown(capsys, "--bucket", "photos"), "there is nothing to tell it from"
     files.append([minute(3, 0)])
     assert "did you mean photos?" in refused(capsys, "--bucket", "fotos")
     assert "No request to a bucket 'nosuch' is on record" in refused(capsys, "--bucket", "nosuch")

@@ -141,8 +141,9 @@ def _operation(name: str | None) -> str:
 
 
 def _check_bucket(bucket: str, known: set[str]) -> None:
-    """Raises InvalidInput: where a bucket has no figure the node's own stands in, and would for any name."""
-    if bucket == ALL or bucket in known:
+    """Raises InvalidInput: where a bucket has no figure the node's own stands in, and would for any name.
+    Where no bucket is on record, as when the node died in its first minute, that is all there is."""
+    if bucket == ALL or bucket in known or not known:
         return
     near = difflib.get_close_matches(bucket, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "nobody asked for it in that time; try a longer --window."
