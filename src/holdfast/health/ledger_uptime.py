@@ -64,7 +64,7 @@ def buckets_in(history: History) -> set[str]:
     """All of which a request is on record."""
     found = {bucket for facts in history.minutes.values() for bucket, _ in facts.cells}
     found |= {view.bucket for period in history.periods for view in period.views}
-    return found - {ALL}
+    return found - {ALL, ""}
 
 
 class Interruption(Struct, frozen=True):
