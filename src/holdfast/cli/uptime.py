@@ -21,7 +21,7 @@ from holdfast.base.clock import Clock
 from holdfast.base.errors import InvalidInput
 from holdfast.cli.output import console, show
 from holdfast.health.ledger import away_since
-from holdfast.health.ledger_records import ALL, Beat
+from holdfast.health.ledger_records import ALL, OTHER, Beat
 from holdfast.health.ledger_uptime import AwayTime, Burn, Uptime, buckets_in, store_uptime, uptime
 from holdfast.node.cluster import read_cluster
 from holdfast.node.config import Config
@@ -142,8 +142,9 @@ def _operation(name: str | None) -> str:
 
 def _check_bucket(bucket: str, known: set[str]) -> None:
     """Raises InvalidInput: where a bucket has no figure the node's own stands in, and would for any name.
-    Where no bucket is on record, as when the node died in its first minute, that is all there is."""
-    if bucket == ALL or bucket in known or not known:
+    Where no bucket is on record, as when the node died in its first minute, that is all there is; nor can it
+    be told where there were so many that some are kept together."""
+    if bucket == ALL or bucket in known or OTHER in known or not known:
         return
     near = difflib.get_close_matches(bucket, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "nobody asked for it in that time; try a longer --window."
