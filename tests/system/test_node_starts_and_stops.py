@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import pty
 import shutil
 import signal
 import socket
@@ -12,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.kit.process import NodeProcess, run_holdfast
+from tests.kit.process import PROGRAM, NodeProcess, clean_environment, die_with_parent, run_holdfast
 
 
 def refusal(done: subprocess.CompletedProcess[str], code: int) -> str:
@@ -45,18 +47,49 @@ def test_it_prints_what_is_needed_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         for expected in (
             node.endpoint,
             credentials.access_key_id,
-            credentials.secret_access_key,
-            "aws s3 mb s3://",
+            "holdfast credentials",
             "any 2 of 6 stores",
             "they are one disk",
         ):
             assert expected in node.output
+        # What is not read by a person ends in a journal.
+        assert credentials.secret_access_key not in node.output
+        told = run_holdfast("credentials", cwd=tmp_path).stdout
+        assert f"export AWS_SECRET_ACCESS_KEY={credentials.secret_access_key}\n" in told
+        assert f"AWS_ENDPOINT_URL={node.endpoint}\n" in told
         assert get(node, "/-/live")[0] == 200
         assert get(node, "/-/ready") == (200, b'{"ready":true}')
         assert get(node, "/-/status")[0] == 403
         assert node.stop() == 0
         assert "Stopped." in node.output
     assert not (node.data / "node.json").exists()
+
+
+def test_a_person_at_a_terminal_sees_what_can_be_pasted(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    node = subprocess.Popen(
+        [PROGRAM, "serve", "--port", "0"],
+        cwd=tmp_path,
+        env=clean_environment({"TERM": "dumb"}),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=die_with_parent,
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            while b"Ctrl-C" not in said:
+                said += terminal.read(4096)
+            kept = json.loads((tmp_path / "holdfast-data" / "credentials.json").read_text())
+            assert f"export AWS_SECRET_ACCESS_KEY={kept['secret_access_key']}" in said.decode()
+            assert b"aws s3 mb s3://" in said
+            node.send_signal(signal.SIGINT)
+            assert node.wait(timeout=60) == 0
+    finally:
+        node.kill()
+        node.wait()
 
 
 def test_sigterm_stops_it_as_well(tmp_path: Path) -> None:
