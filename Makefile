@@ -9,7 +9,7 @@
 #   make sim SEEDS=n the simulation with n seeds
 #   make mutants     plant mistakes in Holdfast, and count how many seeds of the simulation find each
 #   make drill       every fault that a node and a cluster must survive, under more load, with a table of
-#                    what came of it; and every case of silent corruption there is; some twelve minutes
+#                    what came of it; and every case of silent corruption there is; some twenty minutes
 #   make bench       drive a node over HTTP and print what it does
 #   make clean       remove what the above made, but never data
 
