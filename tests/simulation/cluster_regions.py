@@ -21,10 +21,10 @@ from tests.simulation.cluster_clients import ClusterBook, ClusterClient
 from tests.simulation.cluster_faults import ClusterTroubles, RegionFault
 from tests.simulation.cluster_loop import run_pausable
 from tests.simulation.cluster_proofs import prove, until_settled, until_whole
-from tests.simulation.cluster_run import UNEVEN_BYTES, Finished, make_buckets
+from tests.simulation.cluster_run import UNEVEN_BYTES, Finished, finished, make_buckets
 from tests.simulation.cluster_world import ClusterSettings, ClusterWorld, Machine
 from tests.simulation.proofs import scan
-from tests.simulation.run import BUCKETS, SeedFailed, on_its_own
+from tests.simulation.run import BUCKETS, explained, on_its_own
 
 CLIENTS = 3
 OUT_OF_USE_S = 6.0
@@ -68,7 +68,7 @@ async def _run(seed: int) -> Finished:
     settings = replace(LAYOUTS[plan.below(len(LAYOUTS))], trips_s=TRIPS_S[plan.below(len(TRIPS_S))])
     world = ClusterWorld(f"regions {seed}", settings)
     book, troubles = ClusterBook(), ClusterTroubles(world)
-    try:
+    async with explained(seed, world, "test_cluster_regions.py"):
         await world.start()
         await make_buckets(world)
         clients = [RegionClient(world, book, number, BUCKETS) for number in range(CLIENTS)]
@@ -83,29 +83,7 @@ async def _run(seed: int) -> Finished:
         await _until_spread(world)
         world.far = False
         await prove(world, book, clients[0], BUCKETS, SHARED_KEYS)
-    except BaseException as error:
-        tests = "tests/simulation/test_cluster_regions.py"
-        where = f"HOLDFAST_SIM_SEED={seed} .venv/bin/python -m pytest {tests} -x -q"
-        raise SeedFailed(
-            f"seed {seed} at {world.clock.monotonic():.6f}: {type(error).__name__}: {error}\n"
-            f"replay: {where}\n{world.trace.tail()}"
-        ) from error
-    finally:
-        world.trace.close()
-        await world.stop()
-    return Finished(
-        seed,
-        world.trace.digest,
-        book.requests,
-        book.acknowledged,
-        sum(bool(one.error) for one in book.answered),
-        len(world.crashes),
-        world.service.landed_late,
-        book.tried_again,
-        book.forgotten,
-        troubles.counts,
-        world.clock.monotonic(),
-    )
+    return finished(seed, world, book, troubles)
 
 
 async def _work(clients: list[RegionClient], plan: SeededRandomness, length_s: float) -> None:

@@ -80,6 +80,11 @@ async def _run(seed: int) -> Finished:
             operator.may_lose = True
         await operator.finish()
         await prove(world, book, clients[0], BUCKETS, SHARED_KEYS)
+    return finished(seed, world, book, troubles)
+
+
+def finished(seed: int, world: ClusterWorld, book: ClusterBook, troubles: ClusterTroubles) -> Finished:
+    """What a run has come to."""
     return Finished(
         seed,
         world.trace.digest,

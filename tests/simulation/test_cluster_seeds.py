@@ -4,24 +4,16 @@ HOLDFAST_SIM_SEEDS=n runs n seeds, HOLDFAST_SIM_FIRST=s begins with another than
 says how to run its seed alone (HOLDFAST_SIM_SEED=s); HOLDFAST_SIM_TRACE=file writes down all that happens.
 """
 
-import os
-
 import pytest
 
+from tests.simulation.asked import seeds_asked
 from tests.simulation.cluster_run import run_cluster_seed
 
 SEEDS_BY_DEFAULT = 14
 
 
-def _seeds() -> list[int]:
-    if one := os.environ.get("HOLDFAST_SIM_SEED"):
-        return [int(one)]
-    first = int(os.environ.get("HOLDFAST_SIM_FIRST", "1"))
-    return list(range(first, first + int(os.environ.get("HOLDFAST_SIM_SEEDS", SEEDS_BY_DEFAULT))))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", _seeds())
+@pytest.mark.parametrize("seed", seeds_asked(SEEDS_BY_DEFAULT))
 def test_several_nodes_lose_nothing_and_show_nothing_wrong(seed: int) -> None:
     print(f"seed {seed}")  # noqa: T201 (shown when it fails)
     finished = run_cluster_seed(seed)

@@ -4,11 +4,11 @@ HOLDFAST_SIM_SEEDS=n runs n seeds, HOLDFAST_SIM_FIRST=s begins with another than
 says how to run its seed alone (HOLDFAST_SIM_SEED=s); HOLDFAST_SIM_TRACE=file writes down all that happens.
 """
 
-import os
 from collections.abc import Sequence
 
 import pytest
 
+from tests.simulation.asked import seeds_asked
 from tests.simulation.run import SeedFailed, run_seed
 
 SEEDS_BY_DEFAULT = 1000
@@ -18,11 +18,8 @@ SEEDS_AT_ONCE = 25
 
 def _chunks() -> list[object]:
     """The first is for those, too, who want to know soon."""
-    if one := os.environ.get("HOLDFAST_SIM_SEED"):
-        return [pytest.param([int(one)], id=one)]
-    first = int(os.environ.get("HOLDFAST_SIM_FIRST", "1"))
-    beyond = first + int(os.environ.get("HOLDFAST_SIM_SEEDS", SEEDS_BY_DEFAULT))
-    chunks = [range(at, min(at + SEEDS_AT_ONCE, beyond)) for at in range(first, beyond, SEEDS_AT_ONCE)]
+    asked = seeds_asked(SEEDS_BY_DEFAULT)
+    chunks = [asked[at : at + SEEDS_AT_ONCE] for at in range(0, len(asked), SEEDS_AT_ONCE)]
     return [
         pytest.param(chunk, id=f"{chunk[0]}-{chunk[-1]}", marks=[pytest.mark.slow] if number else [])
         for number, chunk in enumerate(chunks)

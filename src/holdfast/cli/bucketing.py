@@ -44,10 +44,7 @@ def show_buckets(config: Config, clock: Clock, *, as_json: bool) -> None:
 
 def show_scheme(config: Config, clock: Clock, name: str, scheme: str, *, as_json: bool) -> None:
     """Print a bucket's scheme, or change it and say what happens then."""
-    client = NodeClient(config, clock)
-    asked = {"bucket": name, "scheme": scheme} if scheme else {"bucket": name}
-    query = urlencode(asked, quote_via=quote, safe="-_.~")
-    raw = client.ask(SCHEME_PATH, query, method="POST" if scheme else "GET")
+    raw = _asked(config, clock, SCHEME_PATH, name, "scheme", scheme)
     if as_json:
         typer.echo(msgspec.json.format(raw).decode())
         return
@@ -63,10 +60,7 @@ def show_scheme(config: Config, clock: Clock, name: str, scheme: str, *, as_json
 
 def show_survive(config: Config, clock: Clock, name: str, survive: str, *, as_json: bool) -> None:
     """Print what a bucket was told to survive, or tell it and say what follows."""
-    client = NodeClient(config, clock)
-    asked = {"bucket": name, "survive": survive} if survive else {"bucket": name}
-    query = urlencode(asked, quote_via=quote, safe="-_.~")
-    raw = client.ask(SURVIVE_PATH, query, method="POST" if survive else "GET")
+    raw = _asked(config, clock, SURVIVE_PATH, name, "survive", survive)
     if as_json:
         typer.echo(msgspec.json.format(raw).decode())
         return
@@ -80,3 +74,10 @@ def show_survive(config: Config, clock: Clock, name: str, survive: str, *, as_js
         typer.echo("what is there follows. `holdfast bucket list` shows how many packs have which scheme.")
     else:
         typer.echo(f"{name} survives {bucket.survive}: {bucket.scheme}, as it is.")
+
+
+def _asked(config: Config, clock: Clock, path: str, bucket: str, setting: str, value: str) -> bytes:
+    """What the node says of a bucket's setting, which `value` changes, if there is one."""
+    asked = {"bucket": bucket, setting: value} if value else {"bucket": bucket}
+    query = urlencode(asked, quote_via=quote, safe="-_.~")
+    return NodeClient(config, clock).ask(path, query, method="POST" if value else "GET")

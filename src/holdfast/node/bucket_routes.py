@@ -1,6 +1,6 @@
 """The internal paths of `holdfast bucket`: the buckets and their schemes, and changing one."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -52,32 +52,26 @@ def bucket_routes(objects: Objects, census: Census) -> Mapping[str, Route]:
         lines = tuple(_line(bucket) for bucket in found)
         return AdminAnswer(200, msgspec.json.encode(BucketList(lines, dict(census.last.schemes))))
 
-    async def answer_scheme(request: AdminRequest) -> AdminAnswer:
-        name, scheme = request.query.get("bucket", ""), request.query.get("scheme", "")
-        try:
-            before = await objects.get_bucket(name)
-            if request.method != "POST":
-                return AdminAnswer(200, msgspec.json.encode(_line(before)))
-            bucket = await objects.set_bucket_scheme(name, scheme)
-        except HoldfastError as error:
-            return refused(error)
-        return AdminAnswer(200, msgspec.json.encode(_line(bucket, changed=bucket.scheme != before.scheme)))
+    def setting(name: str, change: Callable[[str, str], Awaitable[Bucket]]) -> Route:
+        """Shows a bucket, or has one thing of it changed."""
 
-    async def answer_survive(request: AdminRequest) -> AdminAnswer:
-        name, survive = request.query.get("bucket", ""), request.query.get("survive", "")
-        try:
-            before = await objects.get_bucket(name)
-            if request.method != "POST":
-                return AdminAnswer(200, msgspec.json.encode(_line(before)))
-            bucket = await objects.set_bucket_survive(name, survive)
-        except HoldfastError as error:
-            return refused(error)
-        return AdminAnswer(200, msgspec.json.encode(_line(bucket, changed=bucket.scheme != before.scheme)))
+        async def answer(request: AdminRequest) -> AdminAnswer:
+            bucket = request.query.get("bucket", "")
+            try:
+                before = await objects.get_bucket(bucket)
+                if request.method != "POST":
+                    return AdminAnswer(200, msgspec.json.encode(_line(before)))
+                after = await change(bucket, request.query.get(name, ""))
+            except HoldfastError as error:
+                return refused(error)
+            return AdminAnswer(200, msgspec.json.encode(_line(after, changed=after.scheme != before.scheme)))
+
+        return Route(answer, signed=True, methods=frozenset({"GET", "POST"}))
 
     return {
         BUCKETS_PATH: Route(answer_list, signed=True),
-        SURVIVE_PATH: Route(answer_survive, signed=True, methods=frozenset({"GET", "POST"})),
-        SCHEME_PATH: Route(answer_scheme, signed=True, methods=frozenset({"GET", "POST"})),
+        SURVIVE_PATH: setting("survive", objects.set_bucket_survive),
+        SCHEME_PATH: setting("scheme", objects.set_bucket_scheme),
     }
 
 
